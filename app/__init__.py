@@ -1,0 +1,1 @@
+"""What people run: command line, pipeline, run folders, export."""

@@ -1,0 +1,1 @@
+"""Mesh to files: unwrap, bake, GLB, and the pictures made from the re-read file."""

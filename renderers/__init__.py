@@ -1,0 +1,1 @@
+"""Differentiable pictures of 3D. Knows nothing of guidance."""

@@ -1,0 +1,1 @@
+"""The bridge to threestudio. Empty until the issue that builds it."""
