@@ -43,7 +43,7 @@ def draw_noise(x: Tensor, generator: torch.Generator, frames_per_noise: int = 1)
     `frames_per_noise` neighbouring frames share one noise: 1 is independent noise, a set's size one noise an object.
     ValueError where it does not divide B.
     """
-    if x.shape[0] % frames_per_noise:
+    if frames_per_noise < 1 or x.shape[0] % frames_per_noise:
         raise ValueError(f"{x.shape[0]} frames cannot share noise in groups of {frames_per_noise}")
     shape = (x.shape[0] // frames_per_noise, *x.shape[1:])
     noise = torch.randn(shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
