@@ -1,0 +1,162 @@
+"""Train the embedded prior: `python -m app.train_prior --data ../shared/data --out .cache/train`.
+
+Wires the training pack and the snapshot renderer to guidance/priors/embedded_train.py.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from app.lowpoly import Pack, family_weights, load_pack, split_families
+from guidance.priors.embedded_train import TrainConfig, TrainState, load_checkpoint, new_state, train
+from guidance.priors.text import TextEmbedding, TextEncoder
+from renderers.cameras import make_cameras
+from renderers.snapshot import compile_kernels, snapshots
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train the embedded prior on the low-poly pack, from scratch, from a checkpoint in `out`, or from exported weights."""
+
+    data: Path = Path("../shared/data")
+    out: Path = Path(".cache/train")
+    init: Path | None = None  # a checkpoint of another folder to start from (its weights, EMA and optimiser)
+    device: str = "cpu"
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+class PackSource:
+    """`Source` over the training pack. Rendering costs about a twentieth of a step."""
+
+    def __init__(self, pack: Pack, encoder: TextEncoder, cache: Path):
+        self.pack = pack
+        self.training, self.held_out = split_families(pack.rows)
+        self.cumulative = np.cumsum(family_weights(pack.rows, self.training))
+        self.captions = [c for r in pack.rows for c in r["captions"]] + [""]
+        self.first = np.cumsum([0] + [len(r["captions"]) for r in pack.rows])
+        self.embeddings = self._embed(encoder, cache)
+
+    def _embed(self, encoder: TextEncoder, cache: Path) -> list[Tensor]:
+        """(L_i, 384) bf16 for every caption; half a minute, so it is kept in a cache file."""
+        from safetensors.torch import load_file, save_file
+
+        if cache.is_file():
+            packed = load_file(cache)
+        else:
+            rows: list[Tensor] = [torch.empty(0)] * len(self.captions)
+            order = sorted(range(len(self.captions)), key=lambda i: len(self.captions[i]))
+            for k in range(0, len(order), 64):
+                block = order[k : k + 64]
+                e = encoder([self.captions[i] for i in block])
+                for j, i in enumerate(block):
+                    rows[i] = e.tokens[j][e.mask[j]].bfloat16()
+            packed = {"tokens": torch.cat(rows), "lengths": torch.tensor([len(r) for r in rows])}
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            save_file(packed, cache)
+        return list(packed["tokens"].split(packed["lengths"].tolist()))
+
+    def _render(self, indices: list[int], azimuth: Tensor, elevation: Tensor, size: int) -> Tensor:
+        meshes = [self.pack.mesh(i) for i in indices for _ in range(azimuth.shape[1])]
+        return torch.from_numpy(snapshots(meshes, make_cameras(azimuth.flatten(), elevation.flatten()), size))
+
+    def draw(
+        self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
+    ) -> tuple[Tensor, list[int]]:
+        u = torch.rand(objects, generator=generator, dtype=torch.float64).numpy()
+        picked = np.searchsorted(self.cumulative, u).clip(max=len(self.training) - 1)
+        indices = [self.training[i] for i in picked]
+        return self._render(indices, azimuth, elevation, size), indices
+
+    def validation(self, count: int, azimuth: Tensor, elevation: Tensor, size: int) -> tuple[Tensor, list[int]]:
+        step = len(self.held_out) / count
+        indices = [self.held_out[int(i * step)] for i in range(count)]
+        return self._render(indices, azimuth, elevation, size), indices
+
+    def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        return photograph(frames, generator)
+
+    def text(self, indices: list[int], drop: Tensor, generator: torch.Generator) -> TextEmbedding:
+        u = torch.rand(len(indices), generator=generator).tolist()
+        rows = []
+        for i, dropped, r in zip(indices, drop.tolist(), u, strict=True):
+            count = self.first[i + 1] - self.first[i]
+            rows.append(self.embeddings[-1 if dropped else self.first[i] + int(r * count)])
+        length = max(len(r) for r in rows)
+        tokens = torch.zeros(len(rows), length, rows[0].shape[1])
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for k, r in enumerate(rows):
+            tokens[k, : len(r)] = r.float()
+            mask[k, : len(r)] = True
+        return TextEmbedding(tokens, mask)
+
+
+def photograph(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """What a user's cut-out photograph would look like: random light, a soft shadow edge, exposure, colour temperature, JPEG noise.
+
+    frames (B, 7, S, S) in [0, 1] -> the same shape: lit RGB on mid-grey, alpha as it was, normals mid-grey.
+    """
+    b, _, size, _ = frames.shape
+    alpha = frames[:, 3:4]
+    base = (frames[:, :3] - (1 - alpha) * 0.5) / alpha.clamp(min=1e-3)
+    normal = frames[:, 4:] * 2 - 1
+    u = torch.rand(b, 8, generator=generator)
+    light = torch.stack([u[:, 0] * 2 - 1, u[:, 1] * 1.3 - 0.3, 0.2 + u[:, 2]], 1)
+    light = light / light.norm(dim=1, keepdim=True)
+    lambert = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
+    ambient = (0.35 + 0.6 * u[:, 3])[:, None, None, None]
+    shade = ambient + (1.25 - ambient) * lambert
+    ramp = torch.linspace(-1, 1, size)
+    angle = u[:, 4] * 6.2832
+    edge = angle.cos()[:, None, None] * ramp + angle.sin()[:, None, None] * ramp[:, None] + (u[:, 5] * 2 - 0.6)[:, None, None]
+    shadow = 1 - 0.4 * (u[:, 5] < 0.4)[:, None, None] * torch.sigmoid(-6 * edge)
+    warm = (u[:, 6] - 0.5) * 0.2
+    tint = torch.stack([1 + warm, torch.ones_like(warm), 1 - warm], 1)[:, :, None, None]
+    exposure = (2 ** (u[:, 7] - 0.5))[:, None, None, None]
+    linear = base.clamp(0, 1) ** 2.2 * shade * shadow[:, None] * tint * exposure
+    rgb = linear.clamp(0, 1) ** (1 / 2.2) * alpha + 0.5 * (1 - alpha)
+    quality = torch.randint(40, 96, (b,), generator=generator).tolist()
+    pixels = (rgb.permute(0, 2, 3, 1).numpy() * 255 + 0.5).astype(np.uint8)
+    rgb = torch.from_numpy(np.stack([_jpeg(p, q) for p, q in zip(pixels, quality, strict=True)])).permute(0, 3, 1, 2).float() / 255
+    return torch.cat([rgb * (alpha > 0) + 0.5 * (alpha <= 0), alpha, torch.full_like(normal, 0.5)], 1)
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def main() -> None:
+    import sys
+
+    a = tyro.cli(Arguments)
+
+    def say(line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    compile_kernels()
+    source = PackSource(load_pack(a.data), TextEncoder(), Path(".cache") / "captions.safetensors")
+    weights = a.init if a.init is not None and a.init.name != "checkpoint.safetensors" else None
+    state: TrainState = new_state(a.train, a.device, weights)
+    if (a.out / "checkpoint.safetensors").is_file():
+        state = load_checkpoint(state, a.out / "checkpoint.safetensors")
+        say(f"resumed at step {state.step}")
+    elif a.init is not None and weights is None:
+        state = load_checkpoint(state, a.init)
+        state.step = 0
+    train(state, source, a.train, a.out, a.device, say=say)
+
+
+if __name__ == "__main__":
+    main()
