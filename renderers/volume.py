@@ -70,7 +70,7 @@ def update_occupancy(field: GridField, cells: int = 32, threshold: float = 0.01,
         for axis in range(3):
             parts = highest.index_select(axis, index.flatten())
             highest = parts.unflatten(axis, index.shape).amax(axis + 1)
-        occupied = field.activate(highest) > threshold
+        occupied = ~(field.activate(highest) <= threshold)  # NaN counts as matter: it must reach the picture
         grown = F.max_pool3d(occupied[None, None].float(), 2 * dilation + 1, stride=1, padding=dilation)[0, 0]
         return Occupancy(grown > 0)
 

@@ -34,7 +34,8 @@ FLAGS = {"contract", "nsz"}  # multiply-add may fuse; NaN and infinity keep thei
 f32 = np.float32
 
 _pool = ThreadPoolExecutor(MAX_CHUNKS, thread_name_prefix="march")
-_jit: Any = njit(cache=True, nogil=True, fastmath=FLAGS)
+_jit: Any = njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
+_inline: Any = njit(nogil=True, fastmath=FLAGS, error_model="numpy", forceinline=True)
 
 _intrinsic: Any = intrinsic
 
@@ -104,13 +105,13 @@ def _scatter(typing_context: Any, row: Any, grid: Any, base: Any, resolution: An
     return signature, codegen
 
 
-@_jit
+@_inline
 def _exp(x):
-    """exp in float32, within 1e-7 of itself (Cephes' polynomial); clamped to [-87, 88], NaN stays NaN."""
+    """exp in float32, within 1e-7 of itself (Cephes' polynomial); clamped to [-43, 88], NaN stays NaN."""
     if x > f32(88.0):
         x = f32(88.0)
-    if x < f32(-87.0):
-        x = f32(-87.0)
+    if x < f32(-43.0):  # its square is still a normal number; denormal ones are slow
+        x = f32(-43.0)
     n = f32(np.floor(x * f32(1.44269504) + f32(0.5)))
     f = x - n * f32(0.693359375)
     f = f + n * f32(2.12194440e-4)
@@ -124,31 +125,35 @@ def _exp(x):
     return y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@_jit
+@_inline
 def _sigmoid(x):
     return f32(1.0) / (f32(1.0) + _exp(-x))
 
 
-@_jit
+@_inline
 def _softplus(x):
     """max(x, 0) + log1p(exp(-|x|)), the logarithm as 2 atanh(e / (2 + e)): accurate relative to itself for very
     negative x."""
     e = _exp(-abs(x))
     s = e / (f32(2.0) + e)
     q = s * s
-    y = f32(1 / 15)
-    for k in (13, 11, 9, 7, 5, 3, 1):
-        y = y * q + f32(1.0) / f32(k)
+    y = f32(1 / 15) * q + f32(1 / 13)
+    y = y * q + f32(1 / 11)
+    y = y * q + f32(1 / 9)
+    y = y * q + f32(1 / 7)
+    y = y * q + f32(1 / 5)
+    y = y * q + f32(1 / 3)
+    y = y * q + f32(1.0)
     y = f32(2.0) * s * y
     return x + y if x > f32(0.0) else y
 
 
-@_jit
+@_inline
 def _inverse_norm(x, y, z, epsilon):
     return f32(1.0) / np.sqrt(x * x + y * y + z * z + epsilon * epsilon)
 
 
-@_jit
+@_inline
 def _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions):
     """Where in the flat grid the cell of a ray's sample at distance t starts, or -1 if its occupancy cell is empty.
     Sets `fractions`, the sample's place within the cell."""
@@ -270,7 +275,7 @@ def _sum_slab(gradients, start, stop):
             gradients[0, v] += gradients[chunk, v]
 
 
-@_jit
+@_inline
 def _difference_adjoint(gradient, channel, position, n, v, stride):
     """What the central difference in `channel` along one axis sends back to vertex v, at `position` of n on that
     axis."""
