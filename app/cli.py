@@ -1,0 +1,174 @@
+"""The command line: `polymode generate`, `polymode models list`, `polymode doctor`. Flags come from the dataclasses of app/recipes.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+
+from app.errors import OUT_OF_MEMORY, UsageError, UserError
+from app.recipes import Recipe, check, load_recipe, preset
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Turn a prompt into a textured GLB, a turntable and a contact sheet, in a run folder of their own."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: Recipe(""))
+    out: Path | None = None
+    """The run folder: new or empty. Default: runs/PROMPT-TIME."""
+    resume: Path | None = None
+    """Continue the run in this folder with its own config.yaml; other flags are not allowed beside it."""
+    json: bool = False
+    """Print the result, or the error, as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """What priors there are, their licence, and whether their weights are on disk."""
+
+    action: tyro.conf.Positional[Literal["list"]] = "list"
+    """list: the table."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this machine: packages, kernels, weights, video encoder. Exit code 3 if something needed is missing."""
+
+    compile: bool = False
+    """Only compile the CPU kernels (part of set-up)."""
+
+
+def _emit(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def run_generate(a: Generate) -> int:
+    from app.methods import METHODS
+    from app.progress import Progress
+    from app.runs import Run, create_run
+
+    if a.resume is not None:
+        given = dataclasses.replace(a.recipe, prompt="")
+        if a.recipe.prompt or a.out is not None or given != preset(a.recipe.preset):
+            raise UsageError("--resume continues a run as it was configured; give no prompt and no other settings beside it.")
+        recipe = load_recipe(a.resume / "config.yaml")
+        check(recipe, METHODS)
+        run = Run(a.resume)
+        if (run.folder / "mesh.glb").exists():
+            raise UsageError(f"The run in {a.resume} is finished; there is nothing to resume.")
+        if not run.checkpoints.is_dir() or not run.previews.is_dir():
+            raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
+    else:
+        recipe = dataclasses.replace(a.recipe, prompt=a.recipe.prompt.strip())
+        check(recipe, METHODS)
+        run = None
+    from app.pipeline import Clock, choose_device, folder_of, generate
+    from app.models import require
+
+    clock = Clock()
+    choose_device(recipe.device)
+    require(recipe.prior)
+    run = run or create_run(recipe, a.out)
+    progress = Progress(stages=4 if recipe.refine.steps else 3)
+    progress.say(f"Run folder: {run.folder}")
+    result = generate(recipe, run, progress, clock)
+    files = folder_of(run)
+    if a.json:
+        _emit({"status": "done", "folder": str(run.folder), "files": files, "metadata": result})
+    else:
+        m = result["mesh"]
+        sys.stdout.write(
+            f"{files['mesh.glb']}  ({m['faces']} triangles, {result['seconds']['total']:.0f} s, "
+            f"{result['peak_memory_mb']} MB)\n{files['turntable.mp4']}\n{files['contact_sheet.png']}\n"
+        )
+    return 0
+
+
+def run_models(a: Models) -> int:
+    from app.models import known_models
+
+    rows = [{"alias": m.alias, "state": m.state(), "licence": m.licence, "what": m.what} for m in known_models()]
+    if a.json:
+        _emit(rows)
+        return 0
+    for r in rows:
+        sys.stdout.write(f"{r['alias']:<10} {r['licence']:<11} {r['what']}\n{'':<10} {r['state']}\n")
+    return 0
+
+
+def run_doctor(a: Doctor) -> int:
+    from app.doctor import compile_everything, examine
+
+    if a.compile:
+        compile_everything()
+        return 0
+    findings = examine()
+    for f in findings:
+        sys.stdout.write(f"{'ok  ' if f.ok else '    ' if f.ok is None else 'MISSING '}{f.text}\n")
+    return 3 if any(f.ok is False for f in findings) else 0
+
+
+def default_recipe(argv: list[str]) -> Recipe:
+    """The preset's recipe, so that --preset sets the defaults of the flags beside it."""
+    name = "draft"
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            name = argv[i + 1]
+        elif word.startswith("--preset="):
+            name = word.split("=", 1)[1]
+    return preset(name)
+
+
+def parse(argv: list[str]) -> Generate | Models | Doctor:
+    generate = Generate(recipe=default_recipe(argv) if argv[:1] == ["generate"] else Recipe(""))
+    kind = (
+        Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
+        | Annotated[Models, tyro.conf.subcommand("models")]
+        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    )
+    return tyro.cli(kind, args=argv, prog="polymode")  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Entry point of the `polymode` command. Exits with the codes of docs/conventions.md."""
+    argv = sys.argv[1:] if argv is None else argv
+    # libgomp's spinning workers would fight numba's; set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    as_json = "--json" in argv
+    try:
+        a = parse(argv)
+        if isinstance(a, Generate):
+            code = run_generate(a)
+        elif isinstance(a, Models):
+            code = run_models(a)
+        else:
+            code = run_doctor(a)
+    except UserError as e:
+        code = fail(str(e), e.exit_code, as_json)
+    except KeyboardInterrupt:
+        code = fail("Interrupted.", 130, as_json)
+    except (MemoryError, RuntimeError) as e:
+        if not isinstance(e, MemoryError) and "memory" not in str(e).lower():
+            raise
+        code = fail("Out of memory; use a smaller preset, or fewer --field.sets and a smaller --field.resolution.", OUT_OF_MEMORY, as_json)
+    sys.exit(code)
+
+
+def fail(sentence: str, code: int, as_json: bool) -> int:
+    if as_json:
+        _emit({"status": "error", "exit_code": code, "error": sentence})
+    sys.stderr.write(f"polymode: {sentence}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

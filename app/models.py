@@ -1,0 +1,82 @@
+"""The table of priors: alias, licence, where the weights are, and whether this version can run them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from app.errors import MissingError, UsageError
+from guidance.errors import MissingWeights
+from guidance.priors.embedded import EmbeddedPrior
+from guidance.priors.embedded_weights import read_config
+
+
+@dataclass(frozen=True)
+class Model:
+    """One line of `polymode models list`. `folder` is where weights are looked for; none is ever downloaded."""
+
+    alias: str
+    what: str
+    licence: str
+    folder: Path
+
+    def state(self) -> str:
+        """"ready", or why not, in a few words."""
+        try:
+            read_config(self.folder)
+        except MissingWeights:
+            return f"weights not on disk ({self.folder})"
+        return "ready"
+
+
+def models_folder() -> Path:
+    """Where a user keeps other exported priors: $POLYMODE_MODELS, or ~/.polymode/models."""
+    return Path(os.environ.get("POLYMODE_MODELS", Path.home() / ".polymode" / "models"))
+
+
+def known_models() -> list[Model]:
+    """The shipped prior, the local slot for one's own training, and every folder of exported weights in `models_folder`."""
+    shipped = Path(str(files("assets"))) / "prior"
+    table = [
+        Model("embedded", "multi-view frames of low-poly game assets, 64 px, runs on a CPU", "Apache-2.0", shipped),
+        Model("local", "a prior of your own from `python -m app.train_prior` and its export", "yours", models_folder() / "local"),
+    ]
+    taken = {m.alias for m in table}
+    if models_folder().is_dir():
+        for folder in sorted(models_folder().iterdir()):
+            if folder.name not in taken and (folder / "config.json").is_file():
+                table.append(Model(folder.name, "exported weights", "see the folder", folder))
+    return table
+
+
+def weights_folder(name: str) -> Path:
+    """Where an alias or a path points. UsageError for a name that is neither."""
+    table = {m.alias: m for m in known_models()}
+    if name in table:
+        return table[name].folder
+    if Path(name).is_dir() or "/" in name:
+        return Path(name)
+    raise UsageError(f"Unknown prior {name!r}; use one of {', '.join(table)}, or the path of a folder of exported weights.")
+
+
+def require(name: str) -> None:
+    """Refuse, before anything is written, a prior that is unknown or whose files are not there."""
+    try:
+        config = read_config(weights_folder(name))
+        for shard in config["shards"]:
+            if not (weights_folder(name) / shard).is_file():
+                raise MissingWeights(f"The weights file {weights_folder(name) / shard} is missing; restore it or choose another --prior.")
+    except MissingWeights as e:
+        raise MissingError(str(e)) from e
+
+
+def load_prior(name: str, device: torch.device) -> EmbeddedPrior:
+    """By alias or folder. UsageError for a name that is neither, MissingError where the weights are absent or damaged."""
+    try:
+        return EmbeddedPrior.load(weights_folder(name), device, name)
+    except MissingWeights as e:
+        raise MissingError(str(e)) from e

@@ -1,0 +1,119 @@
+"""The run folder: config.yaml, metadata.json, events.jsonl, checkpoints/, previews/, and the outputs beside them.
+
+Files are written to a temporary name and renamed, so a reader never sees half of one. Nothing that was not written by the run is
+ever touched. One seed fans out to named generators.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from app.errors import UsageError
+from app.recipes import Recipe, to_yaml
+
+STREAMS = ("init", "camera", "time", "noise", "jitter")
+
+
+def generators(seed: int) -> dict[str, torch.Generator]:
+    """One CPU generator a purpose, each seeded from (seed, name): drawing more of one does not shift another."""
+    result = {}
+    for name in STREAMS:
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        result[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return result
+
+
+def slug(prompt: str) -> str:
+    """A file name from a prompt: at most 40 characters of a-z, 0-9 and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "run"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it otherwise."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def previews(self) -> Path:
+        return self.folder / "previews"
+
+    def write_text(self, name: str, text: str) -> None:
+        with atomic(self.folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one line to events.jsonl, with the wall time (for people and plots; nothing reads it back)."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values})
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def save_checkpoint(self, stage: str, tensors: dict[str, Tensor], step: int) -> None:
+        with atomic(self.checkpoints / f"{stage}.safetensors") as path:
+            contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(contiguous, path, metadata={"step": str(step)})
+
+    def load_checkpoint(self, stage: str) -> tuple[dict[str, Tensor], int] | None:
+        """(tensors, step), or None where the stage has none. UsageError if the file is damaged."""
+        path = self.checkpoints / f"{stage}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, int(file.metadata()["step"])  # noqa: SIM118
+        except Exception as e:
+            raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
+
+
+def create_run(recipe: Recipe, out: Path | None) -> Run:
+    """A new folder with config.yaml in it. UsageError if `out` holds anything already, or cannot be written."""
+    if out is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out, n = Path("runs") / f"{slug(recipe.prompt)}-{stamp}", 1
+        while out.exists():
+            n += 1
+            out = Path("runs") / f"{slug(recipe.prompt)}-{stamp}-{n}"
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"The output {out} is a file; give a new folder with --out.")
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"The output folder {out} is not empty; give a new one with --out, or continue it with --resume {out}.")
+        run = Run(out)
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.previews.mkdir(exist_ok=True)
+        run.write_text("config.yaml", to_yaml(recipe))
+    except OSError as e:
+        raise UsageError(f"The output folder {out} cannot be written ({e.strerror}); choose another with --out.") from e
+    return run
