@@ -22,7 +22,7 @@ from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
-from app.export.video import contact_sheet, turntable
+from app.export.video import VideoError, contact_sheet, turntable
 from app.methods import METHODS
 from app.models import load_prior
 from app.optimize import Optimization, StepResult, Timings, optimize
@@ -165,7 +165,10 @@ def export(
         asset = read_glb(glb)
         picture_context = make_context("cpu")
         contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
-        turntable(picture_context, asset, run.folder / "turntable.mp4")
+        try:
+            turntable(picture_context, asset, run.folder / "turntable.mp4")
+        except VideoError as e:
+            raise MissingError(f"{e} The mesh is in {glb}; reinstall imageio-ffmpeg for the turntable.") from e
     bar.update(4)
     bar.close()
     return unwrapped.charts

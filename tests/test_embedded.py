@@ -1,0 +1,224 @@
+"""The embedded prior: network, text, weights on disk, prediction, sampling, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidance.errors import MissingWeights
+from guidance.prior import Views
+from guidance.priors.embedded import EmbeddedPrior
+from guidance.priors.embedded_network import build_network, camera_vector, predict_x0
+from guidance.priors.embedded_train import (
+    TrainConfig,
+    draw_batch,
+    load_checkpoint,
+    new_state,
+    save_checkpoint,
+    train,
+)
+from guidance.priors.embedded_weights import export_weights
+from guidance.priors.text import MAX_TOKENS, TextEmbedding, TextEncoder
+from guidance.sample import ddim_sample, knots
+from renderers.cameras import make_cameras
+from renderers.snapshot import snapshots
+from tests.objects import OBJECTS
+
+TINY = (16, 32, 48)
+CPU = "cpu"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder()
+
+
+@pytest.fixture(scope="module")
+def prior(encoder: TextEncoder) -> EmbeddedPrior:
+    state = new_state(TrainConfig(channels=TINY, seed=3), CPU)
+    return EmbeddedPrior(state.net.eval().requires_grad_(False), encoder, config={"size": 32})
+
+
+class ToySource:
+    """A training source over objects made in code."""
+
+    def __init__(self, encoder: TextEncoder):
+        self.captions = list(OBJECTS)
+        self.embedding = encoder([*self.captions, ""])
+
+    def _render(self, indices: list[int], azimuth: Tensor, elevation: Tensor, size: int) -> Tensor:
+        meshes = [OBJECTS[self.captions[i]] for i in indices for _ in range(azimuth.shape[1])]
+        return torch.from_numpy(snapshots(meshes, make_cameras(azimuth.flatten(), elevation.flatten()), size))
+
+    def draw(
+        self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
+    ) -> tuple[Tensor, list[int]]:
+        indices = torch.randint(0, 3, (objects,), generator=generator).tolist()
+        return self._render(indices, azimuth, elevation, size), indices
+
+    def validation(self, count: int, azimuth: Tensor, elevation: Tensor, size: int) -> tuple[Tensor, list[int]]:
+        indices = [i % 3 for i in range(count)]
+        return self._render(indices, azimuth, elevation, size), indices
+
+    def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        from app.train_prior import photograph
+
+        return photograph(frames, generator)
+
+    def text(self, indices: list[int], drop: Tensor, generator: torch.Generator) -> TextEmbedding:
+        rows = torch.where(drop, torch.full_like(drop, 3, dtype=torch.long), torch.tensor(indices))
+        return TextEmbedding(self.embedding.tokens[rows], self.embedding.mask[rows])
+
+
+def test_text_is_384_wide_padded_and_independent_of_its_neighbours(encoder: TextEncoder) -> None:
+    both = encoder(["a red mushroom", "a very long wooden treasure chest full of gold"])
+    alone = encoder(["a red mushroom"])
+    n = alone.mask.shape[1]
+    assert alone.tokens.shape[2] == 384 and n == 5  # [CLS] a red mushroom [SEP]
+    assert both.mask[0].sum() == n and not both.tokens[0, n:].any()
+    torch.testing.assert_close(both.tokens[0, :n], alone.tokens[0], atol=1e-4, rtol=1e-4)
+    assert encoder(["word " * 500]).tokens.shape[1] == MAX_TOKENS
+    assert encoder([""]).mask.sum() == 2
+
+
+def test_default_network_has_the_designed_size() -> None:
+    with torch.device("meta"):
+        net = build_network()
+    assert 11e6 < sum(p.numel() for p in net.parameters()) < 15e6
+
+
+def test_self_attention_joins_the_frames_of_an_object_and_no_others(prior: EmbeddedPrior) -> None:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(8, 7, 32, 32, generator=g)
+    t = torch.full((8,), 500)
+    text = prior.condition("a car", None).text
+    text = TextEmbedding(text.tokens.expand(8, -1, -1), text.mask.expand(8, -1))
+    camera = camera_vector(torch.arange(8.0), torch.zeros(8), 8)
+    changed = z.clone()
+    changed[0] += 1
+    with torch.no_grad():
+        before = predict_x0(prior.net, z, t, text, camera, 4)
+        after = predict_x0(prior.net, changed, t, text, camera, 4)
+    moved = (after - before).abs().amax((1, 2, 3))
+    assert (moved[1:4] > 1e-6).all(), "the other frames of the object must see the change"
+    assert (moved[4:] < 1e-6).all(), "the next object must not"
+
+
+def test_predicting_two_conditions_at_once_equals_one_at_a_time(prior: EmbeddedPrior) -> None:
+    views = Views(torch.arange(4) * math.pi / 2, torch.zeros(4), 4)
+    c, u = prior.condition("a red mushroom on a stump", views), prior.condition("", views)
+    z = torch.randn(4, 7, 32, 32, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([900, 900, 500, 100])
+    before = prior.usage.frame_forwards
+    both = prior.predict(z, t, [c, u])
+    assert prior.usage.frame_forwards - before == 8
+    for one, single in zip(both, (c, u), strict=True):
+        torch.testing.assert_close(one.x0, prior.predict(z, t, [single])[0].x0, atol=1e-4, rtol=1e-4)
+        s, a = prior.schedule.s(t), prior.schedule.a(t)
+        torch.testing.assert_close(a * one.x0 + s * one.eps, z, atol=1e-4, rtol=1e-4)
+    assert (both[0].x0 - both[1].x0).abs().max() > 1e-4, "the text must matter"
+
+
+def test_encode_refuses_other_shapes_and_decode_inverts_it(prior: EmbeddedPrior) -> None:
+    frames = torch.rand(2, 7, 32, 32, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(prior.decode(prior.encode(frames)), frames)
+    with pytest.raises(ValueError, match="shape"):
+        prior.encode(torch.zeros(1, 3, 32, 32))
+
+
+def test_camera_vector_tells_views_apart_and_hides_what_is_unknown() -> None:
+    known = camera_vector(torch.tensor([0.0, math.pi / 2, 2 * math.pi]), torch.zeros(3), 3)
+    torch.testing.assert_close(known[0], known[2], atol=1e-5, rtol=0)
+    assert (known[0] - known[1]).norm() > 1
+    assert not camera_vector(None, None, 2).any()
+
+
+def test_exported_weights_come_back_and_damage_is_one_sentence(prior: EmbeddedPrior, tmp_path: Path) -> None:
+    export_weights(dict(prior.net.state_dict()), tmp_path, TINY, {"x0": 1.0}, size=32)
+    loaded = EmbeddedPrior.load(tmp_path)
+    assert loaded.frame_shape == (7, 32, 32)
+    for (k, a), b in zip(prior.net.state_dict().items(), loaded.net.state_dict().values(), strict=True):
+        torch.testing.assert_close(a.bfloat16().float(), b, msg=k)
+    shard = next(tmp_path.glob("*.safetensors"))
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MissingWeights, match="truncated or altered"):
+        EmbeddedPrior.load(tmp_path)
+    shard.unlink()
+    with pytest.raises(MissingWeights, match="is missing"):
+        EmbeddedPrior.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(MissingWeights, match="not a Polymode prior"):
+        EmbeddedPrior.load(tmp_path)
+
+
+def test_large_networks_are_exported_in_shards_below_15_mb(tmp_path: Path) -> None:
+    state = {f"w{i}": torch.zeros(1000, 3000) for i in range(6)}  # 6 MB each in bf16
+    export_weights(state, tmp_path, TINY, {})
+    sizes = [p.stat().st_size for p in tmp_path.glob("*.safetensors")]
+    assert len(sizes) == 3 and max(sizes) < 15e6
+    export_weights({"w": torch.zeros(10, 10)}, tmp_path, TINY, {})
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1, "shards of an earlier export must go"
+
+
+def test_the_shipped_weights_are_whole_and_within_the_size_limits() -> None:
+    from app.models import known_models
+
+    folder = known_models()[0].folder
+    sizes = [p.stat().st_size for p in folder.glob("*.safetensors")]
+    assert sizes and max(sizes) <= 15e6 and sum(sizes) <= 30e6
+    loaded = EmbeddedPrior.load(folder)
+    assert loaded.frame_shape == (7, 64, 64)
+    training = json.loads((folder / "config.json").read_text())["training"]
+    assert 0 < training["x0"] < 0.05, "the held-out error of the shipped weights"
+
+
+def test_ddim_is_deterministic_and_stays_in_range(prior: EmbeddedPrior) -> None:
+    views = Views(torch.arange(4) * math.pi / 2, torch.zeros(4), 4)
+    conditions = prior.condition("a car", views), prior.condition("", views)
+    noise = torch.randn(4, 7, 32, 32, generator=torch.Generator().manual_seed(5))
+    a = ddim_sample(prior, conditions, noise, steps=3)
+    b = ddim_sample(prior, conditions, noise, steps=3)
+    assert torch.equal(a, b) and a.abs().max() <= 1
+    assert knots(3) == [999, 510, 20]
+
+
+def test_training_learns_three_objects_and_resumes_bit_by_bit(encoder: TextEncoder, tmp_path: Path) -> None:
+    source = ToySource(encoder)
+    config = TrainConfig(steps=60, size=32, objects=2, channels=TINY, warmup=10, validate_every=20, save_every=20, bf16=False, ema=0.9)
+    state = train(new_state(config, CPU), source, config, tmp_path, CPU)
+    log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in log] == [20, 40, 60]
+    assert log[-1]["x0"] < 0.6 * log[0]["x0"], "the held-out error must fall"
+    again = load_checkpoint(new_state(config, CPU), tmp_path / "checkpoint.safetensors")
+    assert again.step == 60 and again.frames == state.frames
+    for k, v in state.ema.items():
+        assert torch.equal(v, again.ema[k]), k
+    longer = dataclasses.replace(config, steps=62, validate_every=100)
+    one = train(again, source, longer, tmp_path / "one", CPU)
+    save_checkpoint(state, tmp_path / "copy.safetensors")
+    two = train(load_checkpoint(new_state(config, CPU), tmp_path / "copy.safetensors"), source, longer, tmp_path / "two", CPU)
+    for k, v in one.net.state_dict().items():
+        assert torch.equal(v, two.net.state_dict()[k]), k
+
+
+def test_training_batches_follow_the_designed_mix(encoder: TextEncoder) -> None:
+    source, g = ToySource(encoder), torch.Generator().manual_seed(0)
+    config = TrainConfig(size=32, objects=1, channels=TINY)
+    batches = [draw_batch(source, config, g) for _ in range(400)]
+    joint = [b for b in batches if b.frames >= 4]
+    blind = [b for b in batches if not b.camera[:, 0].any()]
+    pictures = [b for b in batches if not b.target.all()]
+    assert 0.52 < len(joint) / 400 < 0.68 and 0.14 < len(blind) / 400 < 0.26
+    assert 0.20 < len(pictures) / 400 < 0.36  # 35 % of the 80 % that have cameras
+    for b in pictures:
+        picture = b.x[~b.target]
+        assert (b.t[~b.target] == 0).all() and b.camera[~b.target][:, 11].all()
+        assert (picture[:, 4:].abs() < 1e-6).all(), "a picture has no normals"
+    assert all(b.x.abs().max() <= 1 + 1e-6 for b in batches)
