@@ -1,7 +1,7 @@
 """Emission-absorption ray marching of a grid field (NeRF, 2003.08934), with empty-space skipping.
 
-Samples lie d = 2 / samples world units apart between a ray's entry into the unit sphere and its exit: t_i = t_in + (i
-+ u) d, with u the ray's jitter (1/2 without). With sigma_i, colour c_i and world normal n_i at sample i,
+Samples lie d = 2 / samples world units apart between a ray's entry into the unit sphere and its exit: t_i = t_in +
+(i + u) d, with u the ray's jitter (1/2 without). With sigma_i, colour c_i and world normal n_i at sample i,
 
     alpha_i = 1 - exp(-sigma_i d),  T_i = prod_{j<i} (1 - alpha_j),  w_i = T_i alpha_i,
     colour = sum w_i c_i,  alpha = sum w_i,  depth = sum w_i t_i,  normal = R^T sum w_i n_i  (R: camera to world).
@@ -14,16 +14,17 @@ alpha, as a blurred picture's is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from renderers.cameras import Cameras
-from renderers.fields import GridField, normals_from_gradients, trilinear
+from renderers.fields import NORMAL_EPSILON, GridField, normals_from_gradients, trilinear
 from renderers.frames import Rendered
-from renderers.volume_cpu import march_numba
+from renderers.volume_cpu import march_backward, march_forward
 
 MIN_TRANSMITTANCE = 1e-3
 Backend = Literal["numba", "torch"]
@@ -146,8 +147,7 @@ def march_torch(
     cells: Tensor,
     minimum: float,
 ) -> Tensor:
-    """(B, 8, H, W) totals sum w_i (r g b, 1, world normal, t) on any device: the plain twin of
-    `volume_cpu.march_numba`.
+    """(B, 8, H, W) totals sum w_i (r g b, 1, world normal, t) on any device: the plain twin of `march_numba`.
 
     origins, directions (B, H, W, 3); entry, count as from `sphere_samples`; cells bool (C, C, C); minimum: the
     transmittance that ends a ray. Agrees with the kernels to rounding, except for samples within rounding of a cell's
@@ -167,3 +167,47 @@ def march_torch(
     ray = visited.nonzero()[:, 0]
     totals = features.new_zeros(visited.shape[0], 8).index_add(0, ray, weights[visited, None] * features)
     return totals.view(*shape, 8).permute(0, 3, 1, 2)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, density: Tensor, color: Tensor, rays: tuple[Tensor, ...], cells: Tensor, constants: tuple[float, ...]
+    ) -> Tensor:
+        raw, lines, threads = (_array(density), _array(color)), tuple(map(_array, rays)), torch.get_num_threads()
+        out, ctx.marched = march_forward(raw, lines, _array(cells), constants, threads)
+        totals = torch.from_numpy(out)
+        ctx.save_for_backward(totals)
+        return totals
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        (totals,) = ctx.saved_tensors
+        density, color = march_backward(ctx.marched, _array(totals), _array(grad_outputs[0]))
+        return torch.from_numpy(density), torch.from_numpy(color), None, None, None
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().numpy()
+
+
+def march_numba(
+    field: GridField,
+    origins: Tensor,
+    directions: Tensor,
+    entry: Tensor,
+    count: Tensor,
+    step: float,
+    cells: Tensor,
+    minimum: float,
+) -> Tensor:
+    """`march_torch` by the fused kernels of `volume_cpu`. Raises ValueError unless all is float32 on the CPU."""
+    for x in (field.raw_density, field.raw_color, origins, directions, entry):
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            raise ValueError(
+                f"the numba marcher takes float32 on the CPU, not {x.dtype} on {x.device}: use backend='torch'"
+            )
+    constants = (step, field.density_scale, field.density_bias, NORMAL_EPSILON, minimum)
+    fused: Any = _Fused.apply
+    return fused(field.raw_density, field.raw_color, (origins, directions, entry, count), cells, constants)

@@ -17,17 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-from torch import Tensor
 
-from renderers.fields import NORMAL_EPSILON, GridField
-
+BLOCK = 8  # samples of a ray that are activated together: one AVX register
 TILE = 8  # pixels: a tile's rays meet the same cells
 MAX_CHUNKS = 8  # each costs a gradient grid (8 MB at 64^3)
 FLAGS = {"contract", "nsz"}  # multiply-add may fuse; NaN and infinity keep their meaning
@@ -36,7 +33,6 @@ f32 = np.float32
 _pool = ThreadPoolExecutor(MAX_CHUNKS, thread_name_prefix="march")
 _jit: Any = njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
 _inline: Any = njit(nogil=True, fastmath=FLAGS, error_model="numpy", forceinline=True)
-
 _intrinsic: Any = intrinsic
 
 _ROW = ir.VectorType(ir.FloatType(), 8)
@@ -69,31 +65,30 @@ def _corners(builder: Any, base: Any, resolution: Any, fractions: Any) -> Any:
         yield offset, builder.shuffle_vector(lane, undefined, zeros)
 
 
-# numba's own vectoriser gives up on eight possibly aliasing rows, so the two inner loops are spelled in LLVM's
-# vectors (3x faster)
+# numba's vectoriser gives up on rows that may alias, so the two inner loops are spelled in LLVM's vectors: 2-3x faster
 @_intrinsic
-def _gather(typing_context: Any, row: Any, grid: Any, base: Any, resolution: Any, fx: Any, fy: Any, fz: Any) -> Any:
-    """row[0:8] = the trilinear interpolation of the flat grid in the cell whose first vertex starts at `base`."""
-    signature = types.void(row, grid, types.intp, types.intp, types.float32, types.float32, types.float32)
+def _gather(typing_context, row, at, grid, base, resolution, fx, fy, fz):
+    """row[at : at + 8] = the flat grid, interpolated in the cell whose first vertex starts at `base`."""
+    signature = types.void(row, types.intp, grid, types.intp, types.intp, types.float32, types.float32, types.float32)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, grid, base, resolution, *fractions = args
+    def codegen(context, builder, signature, args):
+        row, at, grid, base, resolution, *fractions = args
         total = ir.Constant(_ROW, [0.0] * 8)
         for offset, weight in _corners(builder, base, resolution, fractions):
-            value = builder.load(_row(context, builder, signature.args[1], grid, offset), align=4)
+            value = builder.load(_row(context, builder, signature.args[2], grid, offset), align=4)
             total = builder.fadd(total, builder.fmul(weight, value, flags=("contract",)), flags=("contract",))
-        builder.store(total, _row(context, builder, signature.args[0], row, ir.Constant(_INDEX, 0)), align=4)
+        builder.store(total, _row(context, builder, signature.args[0], row, at), align=4)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @_intrinsic
-def _scatter(typing_context: Any, row: Any, grid: Any, base: Any, resolution: Any, fx: Any, fy: Any, fz: Any) -> Any:
+def _scatter(typing_context, row, grid, base, resolution, fx, fy, fz):
     """The adjoint of `_gather`: adds row[0:8] to the cell's corners, weighted."""
     signature = types.void(row, grid, types.intp, types.intp, types.float32, types.float32, types.float32)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):
         row, grid, base, resolution, *fractions = args
         value = builder.load(_row(context, builder, signature.args[0], row, ir.Constant(_INDEX, 0)), align=4)
         for offset, weight in _corners(builder, base, resolution, fractions):
@@ -115,13 +110,8 @@ def _exp(x):
     n = f32(np.floor(x * f32(1.44269504) + f32(0.5)))
     f = x - n * f32(0.693359375)
     f = f + n * f32(2.12194440e-4)
-    y = f32(1.9875691500e-4)
-    y = y * f + f32(1.3981999507e-3)
-    y = y * f + f32(8.3334519073e-3)
-    y = y * f + f32(4.1665795894e-2)
-    y = y * f + f32(1.6666665459e-1)
-    y = y * f + f32(5.0000001201e-1)
-    y = y * f * f + f + f32(1.0)
+    y = ((f32(1.9875691500e-4) * f + f32(1.3981999507e-3)) * f + f32(8.3334519073e-3)) * f + f32(4.1665795894e-2)
+    y = ((y * f + f32(1.6666665459e-1)) * f + f32(5.0000001201e-1)) * f * f + f + f32(1.0)
     return y * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
@@ -132,35 +122,23 @@ def _sigmoid(x):
 
 @_inline
 def _softplus(x):
-    """max(x, 0) + log1p(exp(-|x|)), the logarithm as 2 atanh(e / (2 + e)): accurate relative to itself for very
-    negative x."""
+    """max(x, 0) + log1p(exp(-|x|)), the logarithm as 2 atanh(e / (2 + e)), which keeps its digits for small e."""
     e = _exp(-abs(x))
     s = e / (f32(2.0) + e)
     q = s * s
-    y = f32(1 / 15) * q + f32(1 / 13)
-    y = y * q + f32(1 / 11)
-    y = y * q + f32(1 / 9)
-    y = y * q + f32(1 / 7)
-    y = y * q + f32(1 / 5)
-    y = y * q + f32(1 / 3)
-    y = y * q + f32(1.0)
+    y = ((f32(1 / 15) * q + f32(1 / 13)) * q + f32(1 / 11)) * q + f32(1 / 9)
+    y = (((y * q + f32(1 / 7)) * q + f32(1 / 5)) * q + f32(1 / 3)) * q + f32(1.0)
     y = f32(2.0) * s * y
     return x + y if x > f32(0.0) else y
 
 
 @_inline
-def _inverse_norm(x, y, z, epsilon):
-    return f32(1.0) / np.sqrt(x * x + y * y + z * z + epsilon * epsilon)
-
-
-@_inline
-def _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions):
+def _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions, at):
     """Where in the flat grid the cell of a ray's sample at distance t starts, or -1 if its occupancy cell is empty.
-    Sets `fractions`, the sample's place within the cell."""
+    Sets fractions[at : at + 3], the sample's place within the cell."""
     half_cells = f32(0.5) * f32(cell_count)
     half_grid = f32(0.5) * f32(resolution - 1)
-    cell = 0
-    base = 0
+    cell, base = 0, 0
     for axis in range(3):
         u = origins[3 * ray + axis] + t * directions[3 * ray + axis] + f32(1.0)
         c = min(max(int(u * half_cells), 0), cell_count - 1)
@@ -168,83 +146,120 @@ def _locate(origins, directions, ray, t, resolution, cells, cell_count, fraction
         g = u * half_grid
         i = min(max(int(g), 0), resolution - 2)
         base = base * resolution + i
-        fractions[axis] = min(max(g - f32(i), f32(0.0)), f32(1.0))
+        fractions[at + axis] = min(max(g - f32(i), f32(0.0)), f32(1.0))
     return 8 * base if cells[cell] else -1
 
 
+@_inline
+def _block(grid, resolution, origins, directions, ray, entry, i, stop, step, scale, bias, epsilon, cells, cell_count,
+           at, place, fractions, rows, kept, activated, inverse):  # fmt: skip
+    """Gathers a ray's next occupied samples from i on, BLOCK at most, and activates all of them at once: one by one,
+    each would wait for its own chain of exponentials. Returns how many they are and where to go on.
+
+    Per sample k: at[k] its index, place[k] and fractions[3 k ...] where it lies, rows[8 k ...] the raw values,
+    kept[k] = exp(-sigma d), activated[k] = sigmoid(logit), activated[BLOCK (1 + c) + k] colour c, inverse[k] =
+    1 / sqrt(|g|^2 + eps^2).
+    """
+    m = 0
+    while i < stop and m < BLOCK:
+        t = entry[ray] + f32(i) * step
+        base = _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions, 3 * m)
+        if base >= 0:
+            r = 8 * m
+            _gather(rows, r, grid, base, resolution, fractions[3 * m], fractions[3 * m + 1], fractions[3 * m + 2])
+            at[m] = i
+            place[m] = base
+            kept[m] = scale * rows[r] + bias
+            activated[m] = kept[m]
+            for c in range(3):
+                activated[BLOCK * (1 + c) + m] = rows[r + 1 + c]
+            inverse[m] = rows[r + 4] * rows[r + 4] + rows[r + 5] * rows[r + 5] + rows[r + 6] * rows[r + 6]
+            m += 1
+        i += 1
+    # whole blocks whatever m is: lanes beyond it hold old values that nobody reads
+    for k in range(kept.size):
+        kept[k] = _exp(-step * _softplus(kept[k]))
+    for k in range(activated.size):
+        activated[k] = _sigmoid(activated[k])
+    for k in range(inverse.size):
+        inverse[k] = f32(1.0) / np.sqrt(inverse[k] + epsilon * epsilon)
+    return m, i
+
+
+@_inline
+def _scratch():
+    """A block's arrays, in the order of `_block`'s arguments."""
+    at, place = np.zeros(BLOCK, np.intp), np.zeros(BLOCK, np.intp)
+    fractions, rows = np.zeros(3 * BLOCK, np.float32), np.zeros(8 * BLOCK, np.float32)
+    kept, activated = np.zeros(BLOCK, np.float32), np.zeros(4 * BLOCK, np.float32)
+    inverse = np.zeros(BLOCK, np.float32)
+    return at, place, fractions, rows, kept, activated, inverse
+
+
 @_jit
-def _forward_chunk(grid, resolution, origins, directions, entry, count, step, scale, bias, minimum, epsilon,
-                   cells, cell_count, pixels, order, out, span):  # fmt: skip
-    row = np.empty(8, np.float32)
+def _forward_chunk(grid, resolution, origins, directions, entry, step, scale, bias, epsilon, cells, cell_count, pixels,
+                   order, out, span, count, minimum):  # fmt: skip
+    at, place, fractions, rows, kept, activated, inverse = _scratch()
     total = np.empty(8, np.float32)
-    fractions = np.empty(3, np.float32)
     for ray in order:
-        view, pixel = ray // pixels, ray % pixels
         total[:] = f32(0.0)
         transmittance = f32(1.0)
-        first = count[ray]
-        last = 0
-        for i in range(count[ray]):
-            t = entry[ray] + f32(i) * step
-            base = _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions)
-            if base < 0:
-                continue
-            first = min(first, i)
-            last = i + 1
-            _gather(row, grid, base, resolution, fractions[0], fractions[1], fractions[2])
-            kept = _exp(-step * _softplus(scale * row[0] + bias))
-            w = transmittance * (f32(1.0) - kept)
-            inverse = _inverse_norm(row[4], row[5], row[6], epsilon)
-            for c in range(3):
-                total[c] += w * _sigmoid(row[1 + c])
-                total[4 + c] -= w * inverse * row[4 + c]
-            total[3] += w
-            total[7] += w * t
-            transmittance *= kept
-            if transmittance < minimum:
-                break
-        span[2 * ray] = first
-        span[2 * ray + 1] = last
+        first, last = count[ray], 0
+        i, stop = 0, count[ray]
+        while i < stop:
+            m, i = _block(grid, resolution, origins, directions, ray, entry, i, stop, step, scale, bias, epsilon,
+                          cells, cell_count, at, place, fractions, rows, kept, activated, inverse)  # fmt: skip
+            for k in range(m):
+                first = min(first, at[k])
+                last = at[k] + 1
+                w = transmittance * (f32(1.0) - kept[k])
+                for c in range(3):
+                    total[c] += w * activated[BLOCK * (1 + c) + k]
+                    total[4 + c] -= w * inverse[k] * rows[8 * k + 4 + c]
+                total[3] += w
+                total[7] += w * (entry[ray] + f32(at[k]) * step)
+                transmittance *= kept[k]
+                if transmittance < minimum:
+                    i = stop
+                    break
+        span[2 * ray], span[2 * ray + 1] = first, last
+        first_out = ray // pixels * 8 * pixels + ray % pixels
         for c in range(8):
-            out[(view * 8 + c) * pixels + pixel] = total[c]
+            out[first_out + c * pixels] = total[c]
 
 
 @_jit
-def _backward_chunk(grid, resolution, origins, directions, entry, step, scale, bias, epsilon,
-                    cells, cell_count, pixels, order, out, span, upstream, gradient):  # fmt: skip
+def _backward_chunk(grid, resolution, origins, directions, entry, step, scale, bias, epsilon, cells, cell_count,
+                    pixels, order, out, span, upstream, gradient):  # fmt: skip
     gradient[:] = f32(0.0)
-    row = np.empty(8, np.float32)
-    up = np.empty(8, np.float32)
-    down = np.zeros(8, np.float32)
-    fractions = np.empty(3, np.float32)
+    at, place, fractions, rows, kept, activated, inverse = _scratch()
+    up, down = np.empty(8, np.float32), np.zeros(8, np.float32)
     for ray in order:
-        view, pixel = ray // pixels, ray % pixels
+        first_out = ray // pixels * 8 * pixels + ray % pixels
         behind = f32(0.0)  # <dL/dO, O> - P_i: what is still to come
         for c in range(8):
-            up[c] = upstream[(view * 8 + c) * pixels + pixel]
-            behind += up[c] * out[(view * 8 + c) * pixels + pixel]
+            up[c] = upstream[first_out + c * pixels]
+            behind += up[c] * out[first_out + c * pixels]
         transmittance = f32(1.0)
-        for i in range(span[2 * ray], span[2 * ray + 1]):
-            t = entry[ray] + f32(i) * step
-            base = _locate(origins, directions, ray, t, resolution, cells, cell_count, fractions)
-            if base < 0:
-                continue
-            _gather(row, grid, base, resolution, fractions[0], fractions[1], fractions[2])
-            logit = scale * row[0] + bias
-            kept = _exp(-step * _softplus(logit))
-            w = transmittance * (f32(1.0) - kept)
-            inverse = _inverse_norm(row[4], row[5], row[6], epsilon)
-            along = row[4] * up[4] + row[5] * up[5] + row[6] * up[6]
-            value = up[3] + up[7] * t - inverse * along
-            for c in range(3):
-                color = _sigmoid(row[1 + c])
-                value += up[c] * color
-                down[1 + c] = w * up[c] * color * (f32(1.0) - color)
-                down[4 + c] = w * inverse * (row[4 + c] * along * inverse * inverse - up[4 + c])
-            behind -= w * value
-            transmittance *= kept
-            down[0] = step * (transmittance * value - behind) * scale * _sigmoid(logit)
-            _scatter(down, gradient, base, resolution, fractions[0], fractions[1], fractions[2])
+        i, stop = span[2 * ray], span[2 * ray + 1]
+        while i < stop:
+            m, i = _block(grid, resolution, origins, directions, ray, entry, i, stop, step, scale, bias, epsilon,
+                          cells, cell_count, at, place, fractions, rows, kept, activated, inverse)  # fmt: skip
+            for k in range(m):
+                r = 8 * k
+                w = transmittance * (f32(1.0) - kept[k])
+                along = rows[r + 4] * up[4] + rows[r + 5] * up[5] + rows[r + 6] * up[6]
+                value = up[3] + up[7] * (entry[ray] + f32(at[k]) * step) - inverse[k] * along
+                for c in range(3):
+                    color = activated[BLOCK * (1 + c) + k]
+                    value += up[c] * color
+                    down[1 + c] = w * up[c] * color * (f32(1.0) - color)
+                    down[4 + c] = w * inverse[k] * (rows[r + 4 + c] * along * inverse[k] * inverse[k] - up[4 + c])
+                behind -= w * value
+                transmittance *= kept[k]
+                down[0] = step * (transmittance * value - behind) * scale * activated[k]
+                f = 3 * k
+                _scatter(down, gradient, place[k], resolution, fractions[f], fractions[f + 1], fractions[f + 2])
 
 
 @_jit
@@ -277,8 +292,7 @@ def _sum_slab(gradients, start, stop):
 
 @_inline
 def _difference_adjoint(gradient, channel, position, n, v, stride):
-    """What the central difference in `channel` along one axis sends back to vertex v, at `position` of n on that
-    axis."""
+    """What the differences in `channel` along one axis send back to vertex v, at `position` of n on that axis."""
     total = f32(0.0)
     total += gradient[8 * (v - stride) + channel] if position > 0 else -gradient[8 * v + channel]
     total -= gradient[8 * (v + stride) + channel] if position < n - 1 else -gradient[8 * v + channel]
@@ -324,80 +338,62 @@ def _orders(batch: int, height: int, width: int, chunks: int) -> tuple[np.ndarra
     return tuple(order[chunk[order] == c] for c in range(chunks))
 
 
-class _March(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, density: Tensor, color: Tensor, rays: tuple[Tensor, ...], cells: Tensor, constants: tuple[float, ...]
-    ) -> Tensor:
-        origins, directions, entry, count = rays
-        batch, height, width = entry.shape
-        r, chunks = density.shape[0], min(torch.get_num_threads(), MAX_CHUNKS)
-        orders = _orders(batch, height, width, chunks)
-        step, scale, bias, minimum = (f32(x) for x in constants)
-        lines = (_flat(origins), _flat(directions), _flat(entry))
-        occupied = (_flat(cells), cells.shape[0], height * width)
-        raw = (_flat(density), _flat(color))
-        grid = np.empty(8 * r**3, f32)
-        out = torch.empty(batch, 8, height, width)
-        span = np.empty(2 * batch * height * width, np.int32)
-        out_flat, counts, epsilon = _flat(out), _flat(count), f32(NORMAL_EPSILON)
-        _each(chunks, lambda c: _pack_slab(*raw, r, *_slab(r, c, chunks), grid))
-        _each(
-            chunks,
-            lambda c: _forward_chunk(
-                grid, r, *lines, counts, step, scale, bias, minimum, epsilon, *occupied, orders[c], out_flat, span
-            ),
-        )
-        ctx.kept = (grid, r, *lines, step, scale, bias, epsilon, *occupied), orders, span
-        ctx.save_for_backward(out)
-        return out
+class Marched(NamedTuple):
+    """What backward needs of a forward: the kernels' common arguments, each chunk's rays, the visited spans."""
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        scene, orders, span = ctx.kept
-        r, chunks = scene[1], len(orders)
-        (out,) = ctx.saved_tensors
-        out_flat, upstream = _flat(out), _flat(grad_outputs[0])
-        gradients = np.empty((chunks, 8 * r**3), f32)
-        density, color = torch.empty(r, r, r), torch.empty(r, r, r, 3)
-        result = (_flat(density), _flat(color))
-        _each(chunks, lambda c: _backward_chunk(*scene, orders[c], out_flat, span, upstream, gradients[c]))
-        _each(chunks, lambda c: _sum_slab(gradients, *_slab(8 * r**3, c, chunks)))
-        _each(chunks, lambda c: _unpack_slab(gradients[0], r, *_slab(r, c, chunks), *result))
-        return density, color, None, None, None
+    scene: tuple[Any, ...]
+    orders: tuple[np.ndarray, ...]
+    span: np.ndarray
 
 
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().numpy().reshape(-1)
+def march_forward(
+    raw: tuple[np.ndarray, ...],
+    rays: tuple[np.ndarray, ...],
+    cells: np.ndarray,
+    constants: tuple[float, ...],
+    threads: int,
+) -> tuple[np.ndarray, Marched]:
+    """The totals (B, 8, H, W) that `volume.march_torch` describes, and what `march_backward` needs.
+
+    raw: density (R, R, R), colour (R, R, R, 3); rays: origins and directions (B, H, W, 3), entry (B, H, W), count
+    (B, H, W) int32; cells (C, C, C) bool; constants: step, density scale and bias, normal epsilon, transmittance that
+    ends a ray. All else is float32, and all is C-contiguous: the caller sees to that.
+    """
+    origins, directions, entry, count = (x.reshape(-1) for x in rays)
+    batch, height, width = rays[2].shape
+    r, chunks = raw[0].shape[0], min(threads, MAX_CHUNKS)
+    step, scale, bias, epsilon, minimum = (f32(x) for x in constants)
+    orders = _orders(batch, height, width, chunks)
+    density, color = (x.reshape(-1) for x in raw)
+    grid = np.empty(8 * r**3, f32)
+    out = np.empty((batch, 8, height, width), f32)
+    span = np.empty(2 * entry.size, np.int32)
+    place = (cells.reshape(-1), cells.shape[0], height * width)
+    scene = (grid, r, origins, directions, entry, step, scale, bias, epsilon, *place)
+    result = (out.reshape(-1), span, count, minimum)
+    _each(chunks, lambda c: _pack_slab(density, color, r, *_slab(r, c, chunks), grid))
+    _each(chunks, lambda c: _forward_chunk(*scene, orders[c], *result))
+    return out, Marched(scene, orders, span)
 
 
-def march_numba(
-    field: GridField,
-    origins: Tensor,
-    directions: Tensor,
-    entry: Tensor,
-    count: Tensor,
-    step: float,
-    cells: Tensor,
-    minimum: float,
-) -> Tensor:
-    """The fused twin of `volume.march_torch`: same arguments, same (B, 8, H, W). Raises ValueError unless all is
-    float32 on the CPU."""
-    for x in (field.raw_density, field.raw_color, origins, directions, entry):
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            raise ValueError(
-                f"the numba marcher takes float32 on the CPU, got {x.dtype} on {x.device}; use backend='torch'"
-            )
-    constants = (step, field.density_scale, field.density_bias, minimum)
-    march: Callable[..., Any] = _March.apply
-    return march(field.raw_density, field.raw_color, (origins, directions, entry, count), cells, constants)
+def march_backward(marched: Marched, out: np.ndarray, upstream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of <upstream, out> in raw density (R, R, R) and raw colour (R, R, R, 3). Arguments C-contiguous."""
+    scene, orders, span = marched
+    r, chunks = scene[1], len(orders)
+    gradients = np.empty((chunks, 8 * r**3), f32)
+    density, color = np.empty((r, r, r), f32), np.empty((r, r, r, 3), f32)
+    totals = (out.reshape(-1), span, upstream.reshape(-1))
+    result = (density.reshape(-1), color.reshape(-1))
+    _each(chunks, lambda c: _backward_chunk(*scene, orders[c], *totals, gradients[c]))
+    _each(chunks, lambda c: _sum_slab(gradients, *_slab(8 * r**3, c, chunks)))
+    _each(chunks, lambda c: _unpack_slab(gradients[0], r, *_slab(r, c, chunks), *result))
+    return density, color
 
 
 def compile_kernels() -> None:
     """Compiles every kernel on a tiny input (some seconds), or loads it from numba's cache."""
-    field = GridField(torch.zeros(4, 4, 4, requires_grad=True), torch.zeros(4, 4, 4, 3, requires_grad=True))
-    direction = torch.tensor([0.0, 0.0, -1.0]).expand(1, 1, 1, 3)
-    entry, count = torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), 4, dtype=torch.int32)
-    cells = torch.ones(1, 1, 1, dtype=torch.bool)
-    march_numba(field, -3 * direction, direction, entry, count, 0.5, cells, 1e-3).sum().backward()
+    line = np.zeros((1, 1, 1, 3), f32)
+    rays = (line, line + 1, np.ones((1, 1, 1), f32), np.ones((1, 1, 1), np.int32))
+    raw = (np.zeros((2, 2, 2), f32), np.zeros((2, 2, 2, 3), f32))
+    out, marched = march_forward(raw, rays, np.ones((1, 1, 1), np.bool_), (0.1, 1.0, 0.0, 0.1, 0.0), threads=1)
+    march_backward(marched, out, out)
