@@ -1,4 +1,5 @@
-"""The command line: `polymode generate`, `polymode models list`, `polymode doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `polymode models list`, `polymode doctor`. Flags come from the dataclasses
+of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def run_generate(a: Generate) -> int:
     if a.resume is not None:
         given = dataclasses.replace(a.recipe, prompt="")
         if a.recipe.prompt or a.out is not None or given != preset(a.recipe.preset):
-            raise UsageError("--resume continues a run as it was configured; give no prompt and no other settings beside it.")
+            raise UsageError(
+                "--resume continues a run as it was configured; give no prompt and no other settings beside it."
+            )
         recipe = load_recipe(a.resume / "config.yaml")
         check(recipe, METHODS)
         run = Run(a.resume)
@@ -71,8 +74,8 @@ def run_generate(a: Generate) -> int:
         recipe = dataclasses.replace(a.recipe, prompt=a.recipe.prompt.strip())
         check(recipe, METHODS)
         run = None
-    from app.pipeline import Clock, choose_device, folder_of, generate
     from app.models import require
+    from app.pipeline import Clock, choose_device, folder_of, generate
 
     clock = Clock()
     choose_device(recipe.device)
@@ -159,7 +162,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except (MemoryError, RuntimeError) as e:
         if not isinstance(e, MemoryError) and "memory" not in str(e).lower():
             raise
-        code = fail("Out of memory; use a smaller preset, or fewer --field.sets and a smaller --field.resolution.", OUT_OF_MEMORY, as_json)
+        code = fail(
+            "Out of memory; use a smaller preset, or fewer --field.sets and a smaller --field.resolution.",
+            OUT_OF_MEMORY,
+            as_json,
+        )
     sys.exit(code)
 
 

@@ -52,7 +52,12 @@ def examine() -> list[Finding]:
             found.append(Finding(False, f"{package} is missing; run `pip install {package}`"))
     for package in ("nerfacc", "nvdiffrast", "kaolin"):
         here = importlib.util.find_spec(package) is not None
-        found.append(Finding(None, f"{package}: {'installed, not used by this version' if here else 'absent (not used by this version)'}"))
+        found.append(
+            Finding(
+                None,
+                f"{package}: {'installed, not used by this version' if here else 'absent (not used by this version)'}",
+            )
+        )
     try:
         compile_everything()
         found.append(Finding(True, "CPU kernels compile and run"))

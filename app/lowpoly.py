@@ -1,4 +1,5 @@
-"""The training pack: 2,550 low-poly objects with captions (its README describes the format). A user does not have it, and does not need it."""
+"""The training pack: 2,550 low-poly objects with captions (its README describes the format). A user does not have it,
+and does not need it."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def load_pack(folder: Path) -> Pack:
 
 
 def split_families(rows: list[dict[str, Any]], share: float = 0.05) -> tuple[list[int], list[int]]:
-    """Indices of (training, validation) objects. Whole families are held out, chosen by a hash of the name: stable across versions."""
+    """Indices of (training, validation) objects. Whole families are held out, chosen by a hash of the name: stable
+    across versions."""
     import hashlib
 
     def held_out(family: str) -> bool:

@@ -12,7 +12,7 @@ import torch
 from app.errors import MissingError, UsageError
 from guidance.errors import MissingWeights
 from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.embedded_weights import read_config
+from guidance.priors.embedded_weights import read_config, read_shards
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Model:
     folder: Path
 
     def state(self) -> str:
-        """"ready", or why not, in a few words."""
+        """ "ready", or why not, in a few words."""
         try:
             read_config(self.folder)
         except MissingWeights:
@@ -39,11 +39,17 @@ def models_folder() -> Path:
 
 
 def known_models() -> list[Model]:
-    """The shipped prior, the local slot for one's own training, and every folder of exported weights in `models_folder`."""
+    """The shipped prior, the local slot for one's own training, and every folder of exported weights in
+    `models_folder`."""
     shipped = Path(str(files("assets"))) / "prior"
     table = [
         Model("embedded", "multi-view frames of low-poly game assets, 64 px, runs on a CPU", "Apache-2.0", shipped),
-        Model("local", "a prior of your own from `python -m app.train_prior` and its export", "yours", models_folder() / "local"),
+        Model(
+            "local",
+            "a prior of your own from `python -m app.train_prior` and its export",
+            "yours",
+            models_folder() / "local",
+        ),
     ]
     taken = {m.alias for m in table}
     if models_folder().is_dir():
@@ -60,22 +66,22 @@ def weights_folder(name: str) -> Path:
         return table[name].folder
     if Path(name).is_dir() or "/" in name:
         return Path(name)
-    raise UsageError(f"Unknown prior {name!r}; use one of {', '.join(table)}, or the path of a folder of exported weights.")
+    raise UsageError(
+        f"Unknown prior {name!r}; use one of {', '.join(table)}, or the path of a folder of exported weights."
+    )
 
 
 def require(name: str) -> None:
-    """Refuse, before anything is written, a prior that is unknown or whose files are not there."""
+    """Refuse, before anything is written, a prior that is unknown, or whose files are absent or damaged."""
     try:
-        config = read_config(weights_folder(name))
-        for shard in config["shards"]:
-            if not (weights_folder(name) / shard).is_file():
-                raise MissingWeights(f"The weights file {weights_folder(name) / shard} is missing; restore it or choose another --prior.")
+        read_shards(weights_folder(name))
     except MissingWeights as e:
         raise MissingError(str(e)) from e
 
 
 def load_prior(name: str, device: torch.device) -> EmbeddedPrior:
-    """By alias or folder. UsageError for a name that is neither, MissingError where the weights are absent or damaged."""
+    """By alias or folder. UsageError for a name that is neither, MissingError where the weights are absent or
+    damaged."""
     try:
         return EmbeddedPrior.load(weights_folder(name), device, name)
     except MissingWeights as e:

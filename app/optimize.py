@@ -1,7 +1,8 @@
-"""The loop every optimisation stage shares: step, backward, update; events, previews, checkpoints, collapse detectors, cancel.
+"""The loop every optimisation stage shares: step, backward, update; events, previews, checkpoints, collapse
+detectors, cancel.
 
-A stage supplies `step(i)`: cameras -> render -> guidance -> a scalar loss, and what was rendered. The loop never asks a clock for a
-decision, so a resumed run continues bit by bit.
+A stage supplies `step(i)`: cameras -> render -> guidance -> a scalar loss, and what was rendered. The loop never asks
+a clock for a decision, so a resumed run continues bit by bit.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ PATIENCE = 10  # steps that a symptom must last
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: scalar with a graph. `rendered`: what the prior was shown. `denoised`: (B, C, H, W) in [0, 1], what it answered.
-    `logs`: numbers for events.jsonl."""
+    """`loss`: scalar with a graph. `rendered`: what the prior was shown. `denoised`: (B, C, H, W) in [0, 1], what it
+    answered. `logs`: numbers for events.jsonl."""
 
     loss: Tensor
     rendered: Rendered
@@ -62,7 +63,9 @@ class Detectors:
         if self.empty >= PATIENCE:
             raise CollapseError(f"The object vanished (opacity 0) {where}. Try another --seed or a plainer prompt.")
         if self.full >= PATIENCE:
-            raise CollapseError(f"The object filled all of space (opacity 1) {where}. Try another --seed or a lower scale.")
+            raise CollapseError(
+                f"The object filled all of space (opacity 1) {where}. Try another --seed or a lower scale."
+            )
         if self.dead >= PATIENCE:
             raise CollapseError(f"The gradient vanished {where}. Try another --seed or prompt.")
 
@@ -77,7 +80,8 @@ class Timings:
 
 @dataclass
 class Optimization:
-    """State of one stage: named parameters under one Adam, extra tensors, generators; saved and restored as one file."""
+    """State of one stage: named parameters under one Adam, extra tensors, generators; saved and restored as one
+    file."""
 
     parameters: dict[str, Tensor]
     rates: dict[str, float]
@@ -120,7 +124,8 @@ def optimize(
     progress: Progress,
     stopped: Callable[[], bool],
 ) -> Timings:
-    """Run steps `state.start` .. `steps`. `picture(name, result)` writes a preview. Raises CollapseError or Cancelled (saved first)."""
+    """Run steps `state.start` .. `steps`. `picture(name, result)` writes a preview. Raises CollapseError or Cancelled
+    (saved first)."""
     timings, detectors, begin = Timings(), Detectors(), time.perf_counter()
     every = max(1, steps // PREVIEWS)
     bar = progress.stage(stage, steps, state.start)
@@ -143,7 +148,8 @@ def optimize(
         timings.pictures += time.perf_counter() - mark
         if cancelled:
             run.event("cancelled", stage=stage, step=done)
-            raise Cancelled(f"Cancelled at step {done} of the {stage} stage; continue with `polymode generate --resume {run.folder}`.")
+            again = f"continue with `polymode generate --resume {run.folder}`."
+            raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
     timings.loop = time.perf_counter() - begin
     bar.close()
     return timings

@@ -1,4 +1,5 @@
-"""Prompt to asset, the whole story on one page: field -> mesh -> refinement -> texture -> GLB -> pictures of the re-read file."""
+"""Prompt to asset, the whole story on one page: field -> mesh -> refinement -> texture -> GLB -> pictures of the
+re-read file."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class Clock:
 def choose_device(name: str) -> torch.device:
     """cpu, or cuda where asked for (MissingError if there is none); auto takes a GPU that is there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise MissingError("--device cuda was asked for, but torch sees no GPU; use --device cpu, or install a CUDA build of torch.")
+        raise MissingError(
+            "--device cuda was asked for, but torch sees no GPU; use --device cpu, or install a CUDA build of torch."
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -82,14 +85,17 @@ def cancellation() -> Iterator[Callable[[], bool]]:
 
 
 def generate(recipe: Recipe, run: Run, progress: Progress, clock: Clock | None = None) -> dict[str, Any]:
-    """Run every stage that `run` has not finished, and return metadata.json's content. UserError on anything a user can mend."""
+    """Run every stage that `run` has not finished, and return metadata.json's content. UserError on anything a user
+    can mend."""
     clock = clock or Clock()
     with cancellation() as stopped:
         try:
             return _generate(recipe, run, progress, clock, stopped)
         except UserError as e:
             run.event("stopped", exit_code=e.exit_code, reason=str(e))
-            run.write_json("metadata.json", metadata(recipe, clock, None, {}) | {"status": "stopped", "reason": str(e)})
+            run.write_json(
+                "metadata.json", metadata(recipe, clock, None, {}) | {"status": "stopped", "reason": str(e)}
+            )
             raise
 
 
@@ -100,7 +106,9 @@ def _generate(
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
     with clock.part("load"):
         prior = load_prior(recipe.prior, device)
-    progress.say(f"{recipe.prompt!r} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
+    progress.say(
+        f"{recipe.prompt!r} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}"
+    )
     streams = generators(recipe.seed)
     guide = METHODS[recipe.method]
 
@@ -112,7 +120,9 @@ def _generate(
 
     def picture(name: str, result: StepResult) -> None:
         r = result.rendered
-        save_png(run.previews / f"{name}.png", [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), result.denoised[:, :3]])
+        save_png(
+            run.previews / f"{name}.png", [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), result.denoised[:, :3]]
+        )
 
     grown, state = start_field(recipe.field, streams, device)
     resumed("field", state)
@@ -174,9 +184,21 @@ def export(
     return unwrapped.charts
 
 
-def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: dict[str, list[Timings]]) -> dict[str, Any]:
+def metadata(
+    recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: dict[str, list[Timings]]
+) -> dict[str, Any]:
     """Versions, seed, device, prior, timings and peak memory of a run."""
-    packages = ("polymode", "torch", "diffusers", "transformers", "numba", "numpy", "scikit-image", "xatlas", "trimesh")
+    packages = (
+        "polymode",
+        "torch",
+        "diffusers",
+        "transformers",
+        "numba",
+        "numpy",
+        "scikit-image",
+        "xatlas",
+        "trimesh",
+    )
     out: dict[str, Any] = {
         "prompt": recipe.prompt,
         "seed": recipe.seed,
@@ -187,11 +209,17 @@ def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: d
         "machine": platform.platform(),
         "threads": torch.get_num_threads(),
         "seconds": {k: round(v, 3) for k, v in clock.parts.items()} | {"total": round(clock.total(), 3)},
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))),
+        "peak_memory_mb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
+        ),
     }
     if prior is not None:
         loop = sum(t.loop for t in loops["loops"])
-        out["prior"] = {"name": prior.name, "shards": prior.config.get("shards"), "training": prior.config.get("training")}
+        out["prior"] = {
+            "name": prior.name,
+            "shards": prior.config.get("shards"),
+            "training": prior.config.get("training"),
+        }
         out["seconds_prior"] = round(prior.usage.seconds, 3)
         out["seconds_render"] = round(loop - prior.usage.seconds, 3)  # rendering, backward passes, updates, previews
         out["seconds_fixed"] = round(clock.total() - loop, 3)

@@ -22,7 +22,9 @@ class Bar:
     def __post_init__(self) -> None:
         terminal = sys.stderr.isatty()
         self._tqdm = (
-            tqdm(total=self.total, initial=self.start, desc=self.label, unit="step", file=sys.stderr, dynamic_ncols=True)
+            tqdm(
+                total=self.total, initial=self.start, desc=self.label, unit="step", file=sys.stderr, dynamic_ncols=True
+            )
             if terminal and not self.quiet
             else None
         )

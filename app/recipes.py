@@ -1,4 +1,5 @@
-"""Recipes: frozen dataclasses that configure everything. Command-line flags, saved YAML and presets all come from these fields.
+"""Recipes: frozen dataclasses that configure everything. Command-line flags, saved YAML and presets all come from
+these fields.
 
 The docstring under each field is its help text.
 """

@@ -1,7 +1,7 @@
 """The run folder: config.yaml, metadata.json, events.jsonl, checkpoints/, previews/, and the outputs beside them.
 
-Files are written to a temporary name and renamed, so a reader never sees half of one. Nothing that was not written by the run is
-ever touched. One seed fans out to named generators.
+Files are written to a temporary name and renamed, so a reader never sees half of one. Nothing that was not written by
+the run is ever touched. One seed fans out to named generators.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Run:
             return None
         try:
             with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, int(file.metadata()["step"])  # noqa: SIM118
+                return {k: file.get_tensor(k) for k in file.keys()}, int(file.metadata()["step"])
         except Exception as e:
             raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
 
@@ -109,11 +109,15 @@ def create_run(recipe: Recipe, out: Path | None) -> Run:
         raise UsageError(f"The output {out} is a file; give a new folder with --out.")
     try:
         if out.is_dir() and any(out.iterdir()):
-            raise UsageError(f"The output folder {out} is not empty; give a new one with --out, or continue it with --resume {out}.")
+            raise UsageError(
+                f"The output folder {out} is not empty; give a new one with --out, or continue it with --resume {out}."
+            )
         run = Run(out)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.previews.mkdir(exist_ok=True)
         run.write_text("config.yaml", to_yaml(recipe))
     except OSError as e:
-        raise UsageError(f"The output folder {out} cannot be written ({e.strerror}); choose another with --out.") from e
+        raise UsageError(
+            f"The output folder {out} cannot be written ({e.strerror}); choose another with --out."
+        ) from e
     return run

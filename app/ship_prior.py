@@ -54,10 +54,12 @@ def main() -> None:
     except MissingWeights:
         shipped = float("inf")
     if last["x0"] >= shipped and not a.force:
-        sys.stderr.write(f"Held-out x0 error {last['x0']:.4f} is not below the shipped {shipped:.4f}; nothing written.\n")
+        sys.stderr.write(
+            f"Held-out x0 error {last['x0']:.4f} is not below the shipped {shipped:.4f}; nothing written.\n"
+        )
         raise SystemExit(1)
     with safe_open(a.train / "checkpoint.safetensors", "pt") as file:
-        ema = {k[4:]: file.get_tensor(k) for k in file.keys() if k.startswith("ema.")}  # noqa: SIM118
+        ema = {k[4:]: file.get_tensor(k) for k in file.keys() if k.startswith("ema.")}
     config = json.loads((a.train / "config.json").read_text())
     export_weights(ema, a.out, tuple(config["channels"]), last, size=config["size"])
     keep = [r for i, r in enumerate(rows) if i % max(1, len(rows) // 60) == 0 or r is last]

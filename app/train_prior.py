@@ -26,7 +26,8 @@ from renderers.snapshot import compile_kernels, snapshots
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the embedded prior on the low-poly pack, from scratch, from a checkpoint in `out`, or from exported weights."""
+    """Train the embedded prior on the low-poly pack, from scratch, from a checkpoint in `out`, or from exported
+    weights."""
 
     data: Path = Path("../shared/data")
     out: Path = Path(".cache/train")
@@ -101,7 +102,8 @@ class PackSource:
 
 
 def photograph(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """What a user's cut-out photograph would look like: random light, a soft shadow edge, exposure, colour temperature, JPEG noise.
+    """What a user's cut-out photograph would look like: random light, a soft shadow edge, exposure, colour
+    temperature, JPEG noise.
 
     frames (B, 7, S, S) in [0, 1] -> the same shape: lit RGB on mid-grey, alpha as it was, normals mid-grey.
     """
@@ -117,7 +119,11 @@ def photograph(frames: Tensor, generator: torch.Generator) -> Tensor:
     shade = ambient + (1.25 - ambient) * lambert
     ramp = torch.linspace(-1, 1, size)
     angle = u[:, 4] * 6.2832
-    edge = angle.cos()[:, None, None] * ramp + angle.sin()[:, None, None] * ramp[:, None] + (u[:, 5] * 2 - 0.6)[:, None, None]
+    edge = (
+        angle.cos()[:, None, None] * ramp
+        + angle.sin()[:, None, None] * ramp[:, None]
+        + (u[:, 5] * 2 - 0.6)[:, None, None]
+    )
     shadow = 1 - 0.4 * (u[:, 5] < 0.4)[:, None, None] * torch.sigmoid(-6 * edge)
     warm = (u[:, 6] - 0.5) * 0.2
     tint = torch.stack([1 + warm, torch.ones_like(warm), 1 - warm], 1)[:, :, None, None]
@@ -126,7 +132,12 @@ def photograph(frames: Tensor, generator: torch.Generator) -> Tensor:
     rgb = linear.clamp(0, 1) ** (1 / 2.2) * alpha + 0.5 * (1 - alpha)
     quality = torch.randint(40, 96, (b,), generator=generator).tolist()
     pixels = (rgb.permute(0, 2, 3, 1).numpy() * 255 + 0.5).astype(np.uint8)
-    rgb = torch.from_numpy(np.stack([_jpeg(p, q) for p, q in zip(pixels, quality, strict=True)])).permute(0, 3, 1, 2).float() / 255
+    rgb = (
+        torch.from_numpy(np.stack([_jpeg(p, q) for p, q in zip(pixels, quality, strict=True)]))
+        .permute(0, 3, 1, 2)
+        .float()
+        / 255
+    )
     return torch.cat([rgb * (alpha > 0) + 0.5 * (alpha <= 0), alpha, torch.full_like(normal, 0.5)], 1)
 
 

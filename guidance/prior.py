@@ -1,6 +1,7 @@
 """The Prior protocol, what a prior is told (views, text), and the noise schedule.
 
-z_t = a_t x + s_t eps, a_t = sqrt(abar_t), s_t = sqrt(1 - abar_t), sigma_t = s_t / a_t, t integer in 0..T-1, shape (B,).
+z_t = a_t x + s_t eps, a_t = sqrt(abar_t), s_t = sqrt(1 - abar_t), sigma_t = s_t / a_t, t integer in 0..T-1, shape
+(B,).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """`abar`: float64 (T,), decreasing. Look-ups return float32 with shape (B, 1, 1, 1), ready to broadcast over frames."""
+    """`abar`: float64 (T,), decreasing. Look-ups return float32 with shape (B, 1, 1, 1), ready to broadcast over
+    frames."""
 
     abar: Tensor
 
@@ -64,7 +66,8 @@ def scaled_linear_schedule(steps: int = 1000, start: float = 0.00085, end: float
 
 @dataclass(frozen=True)
 class Prediction:
-    """One denoiser output in both forms, each (B, C, H, W). Both are linear in each other at fixed z, so CFG acts on both alike."""
+    """One denoiser output in both forms, each (B, C, H, W). Both are linear in each other at fixed z, so CFG acts on
+    both alike."""
 
     x0: Tensor
     eps: Tensor

@@ -1,6 +1,7 @@
 """Deterministic DDIM sampling (2010.02502, eta 0) from any prior, with classifier-free guidance.
 
-z_{t'} = a_{t'} x0 + s_{t'} eps,  x0 and eps the guided prediction at (z_t, t); x0 is clipped to [-1, 1] as in training.
+z_{t'} = a_{t'} x0 + s_{t'} eps,  x0 and eps the guided prediction at (z_t, t); x0 is clipped to [-1, 1] as in
+training.
 """
 
 from __future__ import annotations

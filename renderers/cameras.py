@@ -1,7 +1,7 @@
 """Cameras: the one place where axes, azimuth and projection are defined (docs/conventions.md).
 
-World: right-handed, Y up, front to +Z. Azimuth 0 looks at the front from +Z and grows towards +X; elevation grows upwards.
-Camera axes are OpenGL's: +X right, +Y up, looking along -Z.
+World: right-handed, Y up, front to +Z. Azimuth 0 looks at the front from +Z and grows towards +X; elevation grows
+upwards. Camera axes are OpenGL's: +X right, +Y up, looking along -Z.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ DEFAULT_DISTANCE = 2.95
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of B cameras that look at the origin. All fields are float32 tensors of shape (B,), angles in radians."""
+    """A batch of B cameras that look at the origin. All fields are float32 tensors of shape (B,), angles in
+    radians."""
 
     azimuth: Tensor
     elevation: Tensor
@@ -90,8 +91,11 @@ class Cameras:
         return self.position()[:, None, None].expand_as(d), d
 
 
-def make_cameras(azimuth: Tensor, elevation: Tensor, fov: float = DEFAULT_FOV, distance: float = DEFAULT_DISTANCE) -> Cameras:
-    """Cameras at the default field of view and distance. `azimuth`, `elevation`: (B,) radians (elevation may be (1,))."""
+def make_cameras(
+    azimuth: Tensor, elevation: Tensor, fov: float = DEFAULT_FOV, distance: float = DEFAULT_DISTANCE
+) -> Cameras:
+    """Cameras at the default field of view and distance. `azimuth`, `elevation`: (B,) radians (elevation may be
+    (1,))."""
     azimuth = azimuth.float()
     elevation = elevation.float().expand_as(azimuth)
     return Cameras(azimuth, elevation, torch.full_like(azimuth, distance), torch.full_like(azimuth, fov))
@@ -109,7 +113,8 @@ def random_orbit(
     elevation_range: tuple[float, float] = (math.radians(-10), math.radians(45)),
     device: torch.device | str = "cpu",
 ) -> Cameras:
-    """`count` cameras 360°/count apart from a random start, at one random elevation: what the joint prior was trained on.
+    """`count` cameras 360°/count apart from a random start, at one random elevation: what the joint prior was trained
+    on.
 
     Draws on the generator's device (CPU), so the same seed gives the same cameras everywhere.
     """

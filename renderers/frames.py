@@ -1,4 +1,5 @@
-"""What every renderer returns: base colour, alpha, depth and camera-space normals, and their packing into the prior's frames."""
+"""What every renderer returns: base colour, alpha, depth and camera-space normals, and their packing into the prior's
+frames."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Forward-only pictures of coloured meshes, fast enough to feed a trainer (about 1000 views a second on two cores).
 
-One fused kernel: z-buffer at `supersample` times the resolution, perspective-correct vertex colours and normals, box filter. The
-differentiable verbs are in renderers/raster; this draws the same pictures (tests compare them) without their intermediate buffers.
+One fused kernel: z-buffer at `supersample` times the resolution, perspective-correct vertex colours and normals, box
+filter. The differentiable verbs are in renderers/raster; this draws the same pictures (tests compare them) without
+their intermediate buffers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def _draw(vertices, normals, colors, faces, view, focal, size, sub, out):  # pra
     cam = np.empty((n, 3), np.float32)
     for i in range(n):
         for k in range(3):
-            cam[i, k] = view[k, 0] * vertices[i, 0] + view[k, 1] * vertices[i, 1] + view[k, 2] * vertices[i, 2] + view[k, 3]
+            cam[i, k] = (
+                view[k, 0] * vertices[i, 0] + view[k, 1] * vertices[i, 1] + view[k, 2] * vertices[i, 2] + view[k, 3]
+            )
     xy = np.empty((n, 2), np.float32)
     for i in range(n):
         w = -cam[i, 2]
@@ -90,7 +93,9 @@ def _draw(vertices, normals, colors, faces, view, focal, size, sub, out):  # pra
                     m0 = view[0, 0] * n0 + view[0, 1] * n1 + view[0, 2] * n2
                     m1 = view[1, 0] * n0 + view[1, 1] * n1 + view[1, 2] * n2
                     m2 = view[2, 0] * n0 + view[2, 1] * n1 + view[2, 2] * n2
-                    area = (xy[b, 0] - xy[a, 0]) * (xy[c, 1] - xy[a, 1]) - (xy[b, 1] - xy[a, 1]) * (xy[c, 0] - xy[a, 0])
+                    area = (xy[b, 0] - xy[a, 0]) * (xy[c, 1] - xy[a, 1]) - (xy[b, 1] - xy[a, 1]) * (
+                        xy[c, 0] - xy[a, 0]
+                    )
                     scale = 1 / np.sqrt(m0 * m0 + m1 * m1 + m2 * m2 + 1e-12)
                     if area > 0:  # y grows downwards here: positive is seen from behind, and sheets are two-sided
                         scale = -scale
@@ -114,7 +119,8 @@ def snapshots(
 ) -> NDArray[np.float32]:
     """Frames (B, 7, size, size) in [0, 1], as in docs/conventions.md.
 
-    `meshes[i]` = (vertices (V, 3), unit normals (V, 3), sRGB colours (V, 3) in [0, 1], faces (F, 3)) is seen by camera i. Two-sided.
+    `meshes[i]` = (vertices (V, 3), unit normals (V, 3), sRGB colours (V, 3) in [0, 1], faces (F, 3)) is seen by
+    camera i. Two-sided.
     """
     out = np.empty((len(meshes), 7, size, size), np.float32)
     views = cameras.world_to_camera().numpy()

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 Mesh = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
 
-def _part(mesh: trimesh.Trimesh, color: tuple[float, float, float], at: tuple[float, float, float] = (0, 0, 0)) -> Mesh:
+def _part(
+    mesh: trimesh.Trimesh, color: tuple[float, float, float], at: tuple[float, float, float] = (0, 0, 0)
+) -> Mesh:
     v = (np.asarray(mesh.vertices) + np.asarray(at)).astype(np.float32)
     colors = np.tile(np.asarray(color, np.float32), (len(v), 1))
     return v, np.array(mesh.vertex_normals, np.float32), colors, np.array(mesh.faces, np.int32)

@@ -191,7 +191,9 @@ def test_ddim_is_deterministic_and_stays_in_range(prior: EmbeddedPrior) -> None:
 
 def test_training_learns_three_objects_and_resumes_bit_by_bit(encoder: TextEncoder, tmp_path: Path) -> None:
     source = ToySource(encoder)
-    config = TrainConfig(steps=60, size=32, objects=2, channels=TINY, warmup=10, validate_every=20, save_every=20, bf16=False, ema=0.9)
+    config = TrainConfig(
+        steps=60, size=32, objects=2, channels=TINY, warmup=10, validate_every=20, save_every=20, bf16=False, ema=0.9
+    )
     state = train(new_state(config, CPU), source, config, tmp_path, CPU)
     log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert [r["step"] for r in log] == [20, 40, 60]
@@ -203,7 +205,9 @@ def test_training_learns_three_objects_and_resumes_bit_by_bit(encoder: TextEncod
     longer = dataclasses.replace(config, steps=62, validate_every=100)
     one = train(again, source, longer, tmp_path / "one", CPU)
     save_checkpoint(state, tmp_path / "copy.safetensors")
-    two = train(load_checkpoint(new_state(config, CPU), tmp_path / "copy.safetensors"), source, longer, tmp_path / "two", CPU)
+    two = train(
+        load_checkpoint(new_state(config, CPU), tmp_path / "copy.safetensors"), source, longer, tmp_path / "two", CPU
+    )
     for k, v in one.net.state_dict().items():
         assert torch.equal(v, two.net.state_dict()[k]), k
 

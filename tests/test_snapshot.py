@@ -19,13 +19,17 @@ def test_snapshots_are_what_render_mesh_draws() -> None:
     for mesh in OBJECTS.values():
         v, n, c, f = (torch.from_numpy(x) for x in mesh)
         fast = torch.from_numpy(snapshots([mesh] * 4, cameras, 64, supersample=4))
-        slow = render_mesh(make_context("cpu"), v, f, cameras, 64, c, normals=n, supersample=4, two_sided=True).frames()
+        slow = render_mesh(
+            make_context("cpu"), v, f, cameras, 64, c, normals=n, supersample=4, two_sided=True
+        ).frames()
         error = (fast - slow).abs()
         assert error.mean() < 2e-3 and (error.amax(1) > 0.1).float().mean() < 1e-2
 
 
 def test_the_front_is_towards_positive_z_and_azimuth_grows_towards_positive_x() -> None:
-    front, right, back = snapshots([car()] * 3, make_cameras(torch.tensor([0, math.pi / 2, math.pi]), torch.zeros(1)), 64)
+    front, right, back = snapshots(
+        [car()] * 3, make_cameras(torch.tensor([0, math.pi / 2, math.pi]), torch.zeros(1)), 64
+    )
     yellow = lambda p: ((p[0] > 0.8) & (p[2] < 0.3)).sum()  # noqa: E731
     assert yellow(front) > 100 > 5 > yellow(back)
     columns = np.flatnonzero(((right[0] > 0.8) & (right[2] < 0.3)).any(0))

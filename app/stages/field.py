@@ -43,7 +43,9 @@ def conditions(prior: Prior, prompt: str, cameras: Cameras) -> tuple[Any, Any]:
     return prior.condition(prompt, views), prior.condition("", views)
 
 
-def start_field(recipe: FieldRecipe, generators: dict[str, torch.Generator], device: torch.device) -> tuple[GridField, Optimization]:
+def start_field(
+    recipe: FieldRecipe, generators: dict[str, torch.Generator], device: torch.device
+) -> tuple[GridField, Optimization]:
     """The grey ball, its optimiser and generators."""
     field = blob_field(
         generators["init"],
@@ -81,7 +83,11 @@ def field_step(
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, g["noise"], recipe.scale)
-        loss = out.loss + recipe.smooth_density * smoothness(field.raw_density) + recipe.smooth_color * smoothness(field.raw_color)
+        loss = (
+            out.loss
+            + recipe.smooth_density * smoothness(field.raw_density)
+            + recipe.smooth_color * smoothness(field.raw_color)
+        )
         logs = {
             "t": float(t.float().mean()),
             "gradient": float(out.gradient_norm.mean()),

@@ -1,7 +1,7 @@
 """Stages 2 and 3: the field's surface as triangles, then vertices and colours moved under the rasterizer.
 
-The colour stays a solid texture, the field's grid looked up at the surface, so decimation and unwrapping lose none of it.
-Refinement minimises guidance + lambda ||L d||^2 with d the vertex offsets and L the uniform Laplacian.
+The colour stays a solid texture, the field's grid looked up at the surface, so decimation and unwrapping lose none of
+it. Refinement minimises guidance + lambda ||L d||^2 with d the vertex offsets and L the uniform Laplacian.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from renderers.raster import antialias_construct_topology_hash, make_context
 
 
 def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
-    """(vertices (V, 3), faces (F, 3)) of the field's surface, without floaters, decimated. CollapseError if there is none."""
+    """(vertices (V, 3), faces (F, 3)) of the field's surface, without floaters, decimated. CollapseError if there is
+    none."""
     try:
         vertices, faces = density_to_mesh(field, resolution=recipe.resolution)
         vertices, faces = keep_largest_components(vertices, faces, recipe.keep)

@@ -1,7 +1,7 @@
 """The embedded prior: a small multi-view diffusion model of game assets that ships with Polymode and runs on a CPU.
 
-It denoises frames of base colour, alpha and camera-space normals (docs/conventions.md), jointly for the views of one object. See
-docs/prior.md and assets/prior/README.md for what it knows.
+It denoises frames of base colour, alpha and camera-space normals (docs/conventions.md), jointly for the views of one
+object. See docs/prior.md and assets/prior/README.md for what it knows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from guidance.prior import NoiseSchedule, Prediction, Views, squared_cosine_schedule
@@ -25,7 +25,8 @@ from guidance.priors.text import TextEmbedding, TextEncoder
 
 @dataclass(frozen=True)
 class EmbeddedCondition:
-    """`text`: (1, L, 384) for all frames; `camera`: (B, 16), or None for a view-blind condition; V frames an object."""
+    """`text`: (1, L, 384) for all frames; `camera`: (B, 16), or None for a view-blind condition; V frames an
+    object."""
 
     text: TextEmbedding
     camera: Tensor | None

@@ -1,8 +1,9 @@
-"""The embedded prior's network: diffusers' UNet2DConditionModel over frames, with self-attention that spans the frames of an object.
+"""The embedded prior's network: diffusers' UNet2DConditionModel over frames, with self-attention that spans the
+frames of an object.
 
-Frames are 7 x S x S in [-1, 1] (S = 64, or 32 in the first part of training), pixel-unshuffled by 4 to 112 x S/4 x S/4. The network
-predicts x0. Each frame carries its own time step, and its own camera vector as a projection class embedding. MVDream's recipe
-(2308.16512) at a thousandth of its size.
+Frames are 7 x S x S in [-1, 1] (S = 64, or 32 in the first part of training), pixel-unshuffled by 4 to 112 x S/4 x
+S/4. The network predicts x0. Each frame carries its own time step, and its own camera vector as a projection class
+embedding. MVDream's recipe (2308.16512) at a thousandth of its size.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from guidance.priors.text import WIDTH, TextEmbedding
@@ -23,12 +23,12 @@ CAMERA_WIDTH = 16
 
 
 class FrameAttention:
-    """Attention processor. Self-attention joins the tokens of `frames` neighbouring batch entries (one object); cross-attention is
-    each frame's own."""
+    """Attention processor. Self-attention joins the tokens of `frames` neighbouring batch entries (one object);
+    cross-attention is each frame's own."""
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,  # diffusers' Attention, whose optional members are always set here
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -55,8 +55,8 @@ class FrameAttention:
 
 
 def build_network(channels: tuple[int, ...] = (64, 128, 192), sample_size: int = 16) -> UNet2DConditionModel:
-    """The network with random weights. 11.6 M parameters at the default channels. No attention at the finest level: joint
-    attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
+    """The network with random weights. 11.6 M parameters at the default channels. No attention at the finest level:
+    joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
     net = UNet2DConditionModel(
         sample_size=sample_size,
@@ -68,12 +68,18 @@ def build_network(channels: tuple[int, ...] = (64, 128, 192), sample_size: int =
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
         cross_attention_dim=WIDTH,
-        attention_head_dim=tuple(max(1, c // 32) for c in channels),  # diffusers' name for the number of heads
+        attention_head_dim=tuple(max(1, c // 32) for c in channels),  # pyright: ignore[reportArgumentType] # diffusers' name for the number of heads
         class_embed_type="projection",
         projection_class_embeddings_input_dim=CAMERA_WIDTH,
         norm_num_groups=16,
     )
     net.set_attn_processor(FrameAttention())  # pyright: ignore[reportArgumentType]
+    return net
+
+
+def to(net: UNet2DConditionModel, device: torch.device | str) -> UNet2DConditionModel:
+    """`net` on `device`. (diffusers' own `to` is a decorated function that type checkers cannot read.)"""
+    torch.nn.Module.to(net, torch.device(device))
     return net
 
 
@@ -108,7 +114,9 @@ def camera_vector(
     return v
 
 
-def predict_x0(net: UNet2DConditionModel, z: Tensor, t: Tensor, text: TextEmbedding, camera: Tensor, frames: int) -> Tensor:
+def predict_x0(
+    net: UNet2DConditionModel, z: Tensor, t: Tensor, text: TextEmbedding, camera: Tensor, frames: int
+) -> Tensor:
     """x0 (B, 7, S, S) from noisy frames z (B, 7, S, S) in [-1, 1] scale, t (B,), text (B, L, 384), camera (B, 16).
     `frames` neighbours are one object."""
     out = net(

@@ -1,10 +1,12 @@
 """Training the embedded prior: x0 regression on joint multi-view frames with camera, text and picture conditions.
 
-loss = min(1/s_t^2, 20) * mean (x0_net(z_t, t, c) - x)^2, z_t = a_t x + s_t eps, each frame with its own t, squared cosine schedule.
+loss = min(1/s_t^2, 20) * mean (x0_net(z_t, t, c) - x)^2, z_t = a_t x + s_t eps, each frame with its own t, squared
+cosine schedule.
 
-Every step draws one kind of set (so that a batch is dense): 60 % joint (4 frames of an object 90 degrees apart, with cameras),
-20 % single with camera, 20 % single without. The text is dropped in 10 %. In 35 % of the first two kinds a picture joins every
-object as one more frame with t = 0; then half of the azimuths are given relative to it. Elevation is dropped in 30 % of those.
+Every step draws one kind of set (so that a batch is dense): 60 % joint (4 frames of an object 90 degrees apart, with
+cameras), 20 % single with camera, 20 % single without. The text is dropped in 10 %. In 35 % of the first two kinds a
+picture joins every object as one more frame with t = 0; then half of the azimuths are given relative to it. Elevation
+is dropped in 30 % of those.
 """
 
 from __future__ import annotations
@@ -18,24 +20,26 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guidance.prior import NoiseSchedule, squared_cosine_schedule
-from guidance.priors.embedded_network import build_network, camera_vector, predict_x0
+from guidance.priors.embedded_network import build_network, camera_vector, predict_x0, to
 from guidance.priors.text import TextEmbedding
 
 MAX_WEIGHT = 20.0
 
 
 class Source(Protocol):
-    """Where training sets come from. The application wires a renderer to the objects; this module never sees a mesh."""
+    """Where training sets come from. The application wires a renderer to the objects; this module never sees a
+    mesh."""
 
     def draw(
         self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
     ) -> tuple[Tensor, list[int]]:
-        """`objects` random objects from views (objects, V): frames (objects * V, 7, size, size) in [0, 1], and their indices."""
+        """`objects` random objects from views (objects, V): frames (objects * V, 7, size, size) in [0, 1], and their
+        indices."""
         ...
 
     def validation(self, count: int, azimuth: Tensor, elevation: Tensor, size: int) -> tuple[Tensor, list[int]]:
@@ -86,11 +90,11 @@ class TrainState:
 def new_state(config: TrainConfig, device: torch.device | str, weights: Path | None = None) -> TrainState:
     """Fresh, or resumed: from an exported weights file (`weights`), whose optimiser state never travels."""
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(config.seed)  # diffusers initialises from the global generator
+        torch.default_generator.manual_seed(config.seed)  # diffusers initialises from the global generator
         net = build_network(config.channels)
     if weights is not None:
         net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-    net = net.to(device).train()
+    net = to(net, device).train()
     return TrainState(net, {k: v.detach().clone() for k, v in net.state_dict().items()}, make_optimizer(net, config))
 
 
@@ -176,21 +180,31 @@ def x0_loss(net: UNet2DConditionModel, batch: Batch, noise: Tensor, schedule: No
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     text = TextEmbedding(batch.text.tokens.to(device), batch.text.mask.to(device))
-    moved = (x.to(device, non_blocking=True) for x in (batch.x, batch.t))
-    return Batch(*moved, text, batch.camera.to(device), batch.frames, batch.target.to(device))
+    x, t = batch.x.to(device, non_blocking=True), batch.t.to(device, non_blocking=True)
+    return Batch(x, t, text, batch.camera.to(device), batch.frames, batch.target.to(device))
 
 
 @torch.no_grad()
 def validation_error(
-    net: UNet2DConditionModel, source: Source, size: int, schedule: NoiseSchedule, device: torch.device | str, bf16: bool
+    net: UNet2DConditionModel,
+    source: Source,
+    size: int,
+    schedule: NoiseSchedule,
+    device: torch.device | str,
+    bf16: bool,
 ) -> dict[str, float]:
-    """Mean squared x0 error, unweighted, of joint frames of held-out families at t = 100, 300, 500, 700, 900, with fixed noise."""
+    """Mean squared x0 error, unweighted, of joint frames of held-out families at t = 100, 300, 500, 700, 900, with
+    fixed noise."""
     generator = torch.Generator().manual_seed(1234)
     objects, views = 16, 4
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (math.pi / 2)
-    elevation = (math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)).expand(objects, views)
+    elevation = (math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)).expand(
+        objects, views
+    )
     frames, indices = source.validation(objects, azimuth, elevation, size)
-    text = source.text([i for i in indices for _ in range(views)], torch.zeros(objects * views, dtype=torch.bool), generator)
+    text = source.text(
+        [i for i in indices for _ in range(views)], torch.zeros(objects * views, dtype=torch.bool), generator
+    )
     x = (frames * 2 - 1).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)
     camera = camera_vector(azimuth.flatten(), elevation.flatten(), objects * views)
@@ -215,7 +229,8 @@ def train(
     sample: Callable[[TrainState], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> TrainState:
-    """Run to `config.steps`, writing folder/checkpoint-*.safetensors and folder/train.jsonl. Stops early, saved, if folder/stop exists."""
+    """Run to `config.steps`, writing folder/checkpoint-*.safetensors and folder/train.jsonl. Stops early, saved, if
+    folder/stop exists."""
     schedule = squared_cosine_schedule()
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,17 +253,27 @@ def train(
         update_ema(state, decay)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"The training loss became {value} at step {state.step}; resume with a lower learning rate.")
+            raise FloatingPointError(
+                f"The training loss became {value} at step {state.step}; resume with a lower learning rate."
+            )
         running = value if running == 0 else 0.99 * running + 0.01 * value
         if state.step % config.validate_every == 0 or state.step == config.steps:
             now = time.perf_counter()
             state.seconds += now - last
             shadow.load_state_dict(state.ema)
-            entry = {"step": state.step, "frames": state.frames, "size": config.size, "train": running, "seconds": state.seconds}
+            entry = {
+                "step": state.step,
+                "frames": state.frames,
+                "size": config.size,
+                "train": running,
+                "seconds": state.seconds,
+            }
             entry |= validation_error(shadow, source, config.size, schedule, device, config.bf16)
             with (folder / "train.jsonl").open("a") as file:
                 file.write(json.dumps(entry) + "\n")
-            say(f"step {state.step} · {state.frames} frames · loss {running:.4f} · held-out x0 error {entry['x0']:.4f}")
+            say(
+                f"step {state.step} · {state.frames} frames · loss {running:.4f} · held-out x0 error {entry['x0']:.4f}"
+            )
             last = time.perf_counter()
         stop = (folder / "stop").exists()
         if state.step % config.save_every == 0 or state.step == config.steps or stop:
@@ -261,19 +286,21 @@ def train(
 
 
 def copy_for_ema(config: TrainConfig, device: torch.device | str) -> UNet2DConditionModel:
-    return build_network(config.channels).to(device).eval().requires_grad_(False)
+    return to(build_network(config.channels), device).eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def update_ema(state: TrainState, decay: float) -> None:
     live = state.net.state_dict()
-    keys = list(state.ema)
-    torch._foreach_lerp_([state.ema[k] for k in keys], [live[k] for k in keys], 1 - decay)
+    for k, average in state.ema.items():
+        average.lerp_(live[k], 1 - decay)
 
 
 def save_checkpoint(state: TrainState, path: Path) -> None:
     """Everything a local resume needs: live and EMA weights and the optimiser's moments, in one safetensors file."""
-    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {f"ema.{k}": v for k, v in state.ema.items()}
+    tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {
+        f"ema.{k}": v for k, v in state.ema.items()
+    }
     for i, entry in enumerate(state.optimizer.state_dict()["state"].values()):
         tensors |= {f"opt.{i}.{k}": v for k, v in entry.items()}
     numbers = {"step": str(state.step), "frames": str(state.frames), "seconds": str(state.seconds)}
@@ -288,7 +315,7 @@ def load_checkpoint(state: TrainState, path: Path) -> TrainState:
 
     with safe_open(path, "pt") as file:
         numbers = file.metadata()
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
     state.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
     state.ema = {k: tensors[f"ema.{k}"].to(v.device) for k, v in state.ema.items()}
     saved = state.optimizer.state_dict()

