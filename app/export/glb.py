@@ -1,0 +1,219 @@
+"""Binary glTF 2.0: one textured mesh, written so that the same mesh gives the same bytes, and read back.
+
+glTF's frame is ours (Y up, front to +Z, counter-clockwise faces), so nothing is rotated. Base colour is an sRGB PNG by
+the specification; the material is rough and not metallic.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from app.export.unwrap import Unwrapped, check_mesh
+from renderers.mesh import vertex_normals
+
+ROUGHNESS = 0.9
+_MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
+_FLOAT, _UINT = 5126, 5125
+_ARRAY, _ELEMENTS = 34962, 34963
+_LINEAR, _TRILINEAR, _CLAMP = 9729, 9987, 33071
+_TYPES = {
+    5121: np.dtype("u1"),
+    5123: np.dtype("<u2"),
+    _UINT: np.dtype("<u4"),
+    _FLOAT: np.dtype("<f4"),
+}
+_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """A mesh with one atlas, as it stands in a GLB; tensors on the CPU.
+
+    vertices (V, 3) float32. faces (F, 3) int32, counter-clockwise from outside. uv (V, 2) float32, (0, 0) the top left
+    corner of the picture. normals (V, 3) float32, unit, outward. texture (H, W, 3) uint8, sRGB, row 0 at v = 0.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    uv: Tensor
+    normals: Tensor
+    texture: Tensor
+
+
+def textured(unwrapped: Unwrapped, texture: Tensor) -> TexturedMesh:
+    """The mesh of an atlas with its picture (S, S, 3) uint8, and normals that are smooth across the atlas's seams."""
+    welded = torch.zeros(int(unwrapped.vmapping.max()) + 1, 3, device=unwrapped.vertices.device)
+    welded[unwrapped.vmapping] = unwrapped.vertices
+    faces = unwrapped.vmapping[unwrapped.faces.long()].int()
+    normals = vertex_normals(welded, faces)
+    # glTF asks for unit normals; a vertex of collapsed faces only is never seen, so any direction will do
+    normals[normals.norm(dim=1) < 0.5] = torch.tensor([0.0, 1.0, 0.0], device=normals.device)
+    parts = (unwrapped.vertices, unwrapped.faces, unwrapped.uv, normals[unwrapped.vmapping], texture)
+    return TexturedMesh(*(x.detach().cpu() for x in parts))
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """PNG bytes of (H, W, 3) uint8, with nothing in them but the pixels."""
+    out = io.BytesIO()
+    Image.fromarray(picture, "RGB").save(out, "PNG", compress_level=6, optimize=False)
+    return out.getvalue()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then move it into place: the file is there whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Mapping[str, Any] | None = None) -> None:
+    """Write `mesh` as one node called `name`; `extras` (prompt, seed, method: JSON values) goes into asset.extras.
+
+    ValueError, one sentence, for a mesh that is empty, not finite or inconsistent; nothing is written then.
+    """
+    check_mesh(mesh.vertices, mesh.faces)
+    for label, x in (("texture coordinates", mesh.uv), ("normals", mesh.normals)):
+        if len(x) != len(mesh.vertices) or not bool(torch.isfinite(x).all()):
+            raise ValueError(f"The mesh's {label} are not finite numbers, one for each of its vertices.")
+    if mesh.texture.dtype != torch.uint8 or mesh.texture.ndim != 3 or mesh.texture.shape[2] != 3:
+        raise ValueError(f"A texture is (H, W, 3) uint8, not {tuple(mesh.texture.shape)} {mesh.texture.dtype}.")
+
+    positions = mesh.vertices.numpy().astype("<f4")
+    blobs = [
+        positions.tobytes(),
+        mesh.normals.numpy().astype("<f4").tobytes(),
+        mesh.uv.numpy().astype("<f4").tobytes(),
+        mesh.faces.numpy().astype("<u4").tobytes(),
+        encode_png(mesh.texture.numpy()),
+    ]
+    targets = [_ARRAY, _ARRAY, _ARRAY, _ELEMENTS, None]
+    binary, views = b"", []
+    for blob, target in zip(blobs, targets, strict=True):
+        view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(blob)}
+        views.append(view if target is None else view | {"target": target})
+        binary += blob + b"\0" * (-len(blob) % 4)
+    count = len(positions)
+    document = {
+        "asset": {"version": "2.0", "generator": f"polymode {version('polymode')}"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": name}],
+        "meshes": [
+            {
+                "name": name,
+                "primitives": [
+                    {"attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2}, "indices": 3, "material": 0}
+                ],
+            }
+        ],
+        "materials": [
+            {
+                "name": "base colour",
+                "pbrMetallicRoughness": {
+                    "baseColorTexture": {"index": 0},
+                    "metallicFactor": 0,
+                    "roughnessFactor": ROUGHNESS,
+                },
+                "doubleSided": False,
+            }
+        ],
+        "textures": [{"source": 0, "sampler": 0}],
+        "samplers": [{"magFilter": _LINEAR, "minFilter": _TRILINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP}],
+        "images": [{"bufferView": 4, "mimeType": "image/png", "name": "base colour"}],
+        "accessors": [
+            {
+                "bufferView": 0,
+                "componentType": _FLOAT,
+                "count": count,
+                "type": "VEC3",
+                "min": positions.min(0).tolist(),
+                "max": positions.max(0).tolist(),
+            },
+            {"bufferView": 1, "componentType": _FLOAT, "count": count, "type": "VEC3"},
+            {"bufferView": 2, "componentType": _FLOAT, "count": count, "type": "VEC2"},
+            {"bufferView": 3, "componentType": _UINT, "count": 3 * len(mesh.faces), "type": "SCALAR"},
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(binary)}],
+    }
+    if extras:
+        document["asset"]["extras"] = dict(extras)
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<III", _MAGIC, 2, 12 + 8 + len(text) + 8 + len(binary))
+    chunks = struct.pack("<II", len(text), _JSON) + text + struct.pack("<II", len(binary), _BIN) + binary
+    write_atomically(path, head + chunks)
+
+
+def read_glb(path: Path) -> TexturedMesh:
+    """Read a GLB that `write_glb` wrote: one primitive with positions, normals, uv and an embedded base colour.
+
+    ValueError, one sentence, for anything else.
+    """
+    document, binary = read_chunks(path)
+    try:
+        primitive = document["meshes"][0]["primitives"][0]
+        attributes = primitive["attributes"]
+        pbr = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
+        source = document["textures"][pbr["baseColorTexture"]["index"]]["source"]
+        picture = _view(document, binary, document["images"][source]["bufferView"])
+        return TexturedMesh(
+            vertices=torch.from_numpy(_accessor(document, binary, attributes["POSITION"])),
+            faces=torch.from_numpy(_accessor(document, binary, primitive["indices"]).astype(np.int32).reshape(-1, 3)),
+            uv=torch.from_numpy(_accessor(document, binary, attributes["TEXCOORD_0"])),
+            normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
+            texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
+        )
+    except (KeyError, IndexError, OSError) as error:
+        raise ValueError(f"{path} is not a GLB that Polymode wrote: {error!r} is missing or damaged.") from error
+
+
+def read_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The JSON document and the binary chunk of a GLB. ValueError, one sentence, if it is none or is cut short."""
+    data = path.read_bytes()
+    if len(data) < 20 or struct.unpack_from("<II", data) != (_MAGIC, 2):
+        raise ValueError(f"{path} is not a binary glTF 2.0 file.")
+    length, kind = struct.unpack_from("<II", data, 12)
+    if struct.unpack_from("<I", data, 8)[0] != len(data) or kind != _JSON or 28 + length > len(data):
+        raise ValueError(f"{path} is cut short or damaged.")
+    size, kind = struct.unpack_from("<II", data, 20 + length)
+    if kind != _BIN or 28 + length + size > len(data):
+        raise ValueError(f"{path} is cut short or damaged.")
+    return json.loads(data[20 : 20 + length]), data[28 + length : 28 + length + size]
+
+
+def _view(document: dict[str, Any], binary: bytes, index: int) -> bytes:
+    view = document["bufferViews"][index]
+    start = view.get("byteOffset", 0)
+    return binary[start : start + view["byteLength"]]
+
+
+def _accessor(document: dict[str, Any], binary: bytes, index: int) -> np.ndarray:
+    """(count,) or (count, C): a tightly packed accessor, copied."""
+    accessor = document["accessors"][index]
+    width = _WIDTHS[accessor["type"]]
+    data = _view(document, binary, accessor["bufferView"])
+    flat = np.frombuffer(data, _TYPES[accessor["componentType"]], accessor["count"] * width).copy()
+    return flat.reshape(-1, width) if width > 1 else flat
