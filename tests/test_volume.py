@@ -145,11 +145,11 @@ def test_skipping_keeps_the_picture(backend: Backend) -> None:
     field = blob_field(torch.Generator().manual_seed(0), 40, blob_radius=0.4)
     occupancy = update_occupancy(field)
     assert occupancy.fraction() < 0.3
-    whole = stacked(render_field(field, orbit(2, 0.2), 32, backend=backend))
-    skipped = stacked(render_field(field, orbit(2, 0.2), 32, occupancy=occupancy, backend=backend))
+    whole = stacked(render_field(field, orbit(2, 0.2), 32, backend=backend)).detach()
+    skipped = stacked(render_field(field, orbit(2, 0.2), 32, occupancy=occupancy, backend=backend)).detach()
     assert float((whole - skipped)[:, :7].abs().max()) < 5e-3
     nothing = Occupancy(torch.zeros(4, 4, 4, dtype=torch.bool))
-    assert float(render_field(field, orbit(1), 16, occupancy=nothing, backend=backend).alpha.max()) == 0
+    assert not bool(render_field(field, orbit(1), 16, occupancy=nothing, backend=backend).alpha.any())
 
 
 @pytest.mark.parametrize("cells", [7, 16, 33])
@@ -159,7 +159,7 @@ def test_occupancy_covers_all_matter(cells: int) -> None:
     field = lopsided(16)
     occupancy = update_occupancy(field, cells, threshold=0.4, dilation=0)
     p = 2 * torch.rand(40000, 3, generator=torch.Generator().manual_seed(4)) - 1
-    sigma = field.density_at(p)
+    sigma = field.density_at(p).detach()
     assert float(sigma[~occupancy.at(p)].max()) <= 0.4
     assert float(sigma[occupancy.at(p)].max()) > 0.4
     grown = update_occupancy(field, cells, threshold=0.4, dilation=1)
