@@ -51,41 +51,55 @@ def cut(vertices: NDArray, faces: NDArray, texels_per_unit: float) -> tuple[NDAr
     options.normal_seam_weight = 0.0
     packing = xatlas.PackOptions()
     packing.texels_per_unit = texels_per_unit
+    packing.padding = 1  # apart, so that overlaps are within charts
     atlas.generate(options, packing)
     vmapping, split, uv = atlas[0]
     return vmapping, split, uv * np.array([atlas.width, atlas.height], np.float32)
 
 
+def neighbours(corners: NDArray) -> NDArray:
+    """Pairs (P, 2) of flat triangles (F, 3, 2) whose boxes overlap, each once, found over a grid of cells."""
+    low, high = corners.min(1), corners.max(1)
+    cell = max(2 * float((high - low).mean()), 1e-6)
+    first = ((low - low.min(0)) / cell).astype(np.int64)
+    spans = ((high - low.min(0)) / cell).astype(np.int64) - first + 1
+    counts = spans[:, 0] * spans[:, 1]
+    face = np.repeat(np.arange(len(corners)), counts)
+    within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
+    column = first[face, 0] + within % spans[face, 0]
+    row = first[face, 1] + within // spans[face, 0]
+    cells = row * (int(column.max()) + 1) + column
+    order = np.argsort(cells, kind="stable")
+    cells, face = cells[order], face[order]
+    pairs = []
+    for step in range(1, int(np.bincount(cells).max())):
+        together = np.flatnonzero(cells[step:] == cells[:-step])
+        a, b = face[together], face[together + step]
+        meet = (low[a] < high[b]).all(1) & (low[b] < high[a]).all(1)
+        pairs.append(a[meet] * len(corners) + b[meet])
+    keys = np.unique(np.concatenate(pairs)) if pairs else np.empty(0, np.int64)
+    return np.stack(np.divmod(keys, len(corners)), 1)
+
+
 def folded(flat: NDArray, faces: NDArray) -> NDArray:
-    """Faces to take out so that no two faces that share a vertex overlap: indices, ascending.
+    """Faces to take out so that no two faces overlap: indices, ascending.
 
     xatlas rejects charts with flipped faces or crossing borders, but lets through a fan whose angles add up to more
     than a full turn. Two triangles overlap unless the line of one of their six edges separates them, up to a
     thousandth of a texel.
     """
-    count = len(faces)
-    incident = np.argsort(faces.reshape(-1), kind="stable")
-    ends = np.cumsum(np.bincount(faces.reshape(-1), minlength=len(flat)))
-    start, degree = np.r_[0, ends[:-1]], np.diff(np.r_[0, ends])
-    owner = np.repeat(np.arange(len(flat)), degree)
-    position = np.arange(3 * count)
-    first, second = [], []
-    for step in range(1, int(degree.max())):
-        ahead = position + step < (start + degree)[owner]
-        first.append(incident[position[ahead]] // 3)
-        second.append(incident[position[ahead] + step] // 3)
-    pairs = np.unique(np.sort(np.stack([np.concatenate(first), np.concatenate(second)], 1), axis=1), axis=0)
-
     corners = flat[faces].astype(np.float64)
+    pairs = neighbours(corners)
     edges = np.roll(corners, -1, 1) - corners
     turn = np.sign(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
     outward = np.stack([edges[..., 1], -edges[..., 0]], -1) * turn[:, None, None]
     outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-12)
     apart = (turn[pairs] == 0).any(1)
-    for a, b in ((pairs[:, 0], pairs[:, 1]), (pairs[:, 1], pairs[:, 0])):
-        # (P, edge of a, corner of b): distance outside the edge's line
-        outside = ((corners[b][:, None] - corners[a][:, :, None]) * outward[a][:, :, None]).sum(-1)
-        apart |= (outside > -1e-3).all(2).any(1)
+    for a, b in (pairs.T, pairs.T[::-1]):
+        for edge in range(3):
+            # (P, 3): distance of b's corners outside the line of a's edge
+            outside = ((corners[b] - corners[a, edge][:, None]) * outward[a, edge][:, None]).sum(-1)
+            apart |= (outside > -1e-3).all(1)
     pairs = pairs[~apart]
 
     taken = []

@@ -1,0 +1,335 @@
+"""Unwrap, bake and GLB: every file is read back, by us and by trimesh."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import fast_simplification
+import numpy as np
+import pytest
+import torch
+import trimesh
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from app.export.bake import bake, texel_points
+from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.unwrap import UnwrapError, Unwrapped, unwrap
+from app.export.xatlas_worker import folded
+from renderers.raster import make_context
+
+SIZE = 512
+FACES = 5000
+CTX = make_context("cpu")
+
+
+def surface(seed: int, ripple: float, side: int = 40) -> tuple[Tensor, Tensor]:
+    """A closed blob by marching cubes, decimated; `ripple` is the strength of the noise that shatters atlases."""
+    g = np.linspace(-1, 1, side)
+    x, y, z = np.meshgrid(g, g, g, indexing="ij")
+    rng = np.random.default_rng(seed)
+    inside = 0.6 - np.sqrt((1.1 * x) ** 2 + y**2 + (1.3 * z) ** 2) + ripple * rng.normal(size=x.shape)
+    inside += 0.12 * np.sin(5 * x) * np.cos(4 * y)
+    vertices, faces, _, _ = marching_cubes(inside, 0.0, gradient_direction="ascent")
+    vertices = vertices / (side - 1) * 2 - 1
+    vertices, faces = vertices.astype(np.float32), faces.astype(np.int32)
+    if len(faces) > FACES:
+        vertices, faces = fast_simplification.simplify(vertices, faces, target_count=FACES)
+    return torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces.astype(np.int32))
+
+
+def paint(points: Tensor) -> Tensor:
+    """An analytic sRGB colour of position."""
+    return 0.5 + 0.45 * torch.sin(points * torch.tensor([5.0, 6.0, 7.0]) + torch.tensor([0.0, 1.0, 2.0]))
+
+
+@pytest.fixture(scope="module")
+def blob() -> tuple[Tensor, Tensor]:
+    return surface(0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def atlas(blob: tuple[Tensor, Tensor]) -> Unwrapped:
+    return unwrap(*blob, atlas_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def rippled() -> Unwrapped:
+    """A mesh for which xatlas alone gives charts that fold over themselves."""
+    return unwrap(*surface(3, 0.03), atlas_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def asset(atlas: Unwrapped) -> TexturedMesh:
+    return textured(atlas, bake(CTX, paint, atlas, SIZE))
+
+
+def covered(atlas: Unwrapped, size: int) -> tuple[NDArray, NDArray, NDArray]:
+    """(N, 3) row, column, face of every texel centre strictly inside a face, and barycentrics (N, 3); brute force."""
+    corners = atlas.uv.numpy().astype(np.float64)[atlas.faces.numpy()] * size
+    cells, weights = [], []
+    for face, t in enumerate(corners):
+        low = np.floor(t.min(0) - 0.5).astype(int).clip(0)
+        high = np.ceil(t.max(0) + 0.5).astype(int).clip(None, size)
+        column, row = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+        p = np.stack([column + 0.5, row + 0.5], -1)
+        edges = [np.roll(t, -1 - i, 0)[:2] for i in range(3)]
+        b = np.stack([(e[1, 0] - e[0, 0]) * (p[..., 1] - e[0, 1]) - (e[1, 1] - e[0, 1]) * (p[..., 0] - e[0, 0])
+                      for e in edges], -1)  # fmt: skip
+        area = b.sum(-1)
+        inside = (b * np.sign(area)[..., None] > 1e-3).all(-1)
+        cells.append(np.stack([row[inside], column[inside], np.full(inside.sum(), face)], 1))
+        weights.append(b[inside] / area[inside][:, None])
+    return np.concatenate(cells)[:, :2], np.concatenate(cells)[:, 2], np.concatenate(weights)
+
+
+def charts(atlas: Unwrapped) -> NDArray:
+    """(F,) chart of each face: faces that share a split vertex."""
+    a, b, c = atlas.faces.numpy().T
+    edges = coo_matrix((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, c])), shape=(len(atlas.uv),) * 2)
+    return connected_components(edges)[1][a]
+
+
+def one_sentence(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    text = str(error.value)
+    return text.endswith(".") and "\n" not in text and "Traceback" not in text
+
+
+def test_unwrap_keeps_the_mesh(blob: tuple[Tensor, Tensor], atlas: Unwrapped) -> None:
+    vertices, faces = blob
+    assert torch.equal(atlas.vmapping[atlas.faces.long()], faces.long())
+    assert torch.equal(atlas.vertices, vertices[atlas.vmapping])
+    assert 0 <= float(atlas.uv.min()) and float(atlas.uv.max()) <= 1
+    assert 0 < atlas.charts < 40
+    assert atlas.charts == len(np.unique(charts(atlas)))
+
+
+@pytest.mark.parametrize("name", ["atlas", "rippled"])
+def test_charts_neither_overlap_nor_come_close(name: str, request: pytest.FixtureRequest) -> None:
+    unwrapped: Unwrapped = request.getfixturevalue(name)
+    cells, _, _ = covered(unwrapped, 2 * SIZE)
+    flat = cells[:, 0] * 2 * SIZE + cells[:, 1]
+    assert len(np.unique(flat)) == len(flat)
+    cells, face, _ = covered(unwrapped, SIZE)
+    label = np.full((SIZE + 6, SIZE + 6), -1)
+    label[cells[:, 0] + 3, cells[:, 1] + 3] = charts(unwrapped)[face]
+    centre = label[3:-3, 3:-3]
+    for dy in range(7):
+        for dx in range(7):  # closer than the padding of 4
+            other = label[dy : dy + SIZE, dx : dx + SIZE]
+            assert not ((centre >= 0) & (other >= 0) & (other != centre)).any()
+
+
+def test_atlas_is_well_used(atlas: Unwrapped) -> None:
+    cells, _, _ = covered(atlas, SIZE)
+    assert len(cells) > 0.4 * SIZE**2
+    assert cells.max() > 0.9 * SIZE
+
+
+def test_folded_finds_fans_that_wind_twice() -> None:
+    turn = np.linspace(0, 3 * np.pi, 7)  # six faces of 90 degrees around one vertex: one and a half turns
+    flat = np.concatenate([[[0.0, 0.0]], 10 * np.stack([np.cos(turn), np.sin(turn)], 1)])
+    faces = np.stack([np.zeros(6, int), np.arange(1, 7), np.arange(2, 8)], 1)
+    assert len(folded(flat, faces)) == 2
+    assert len(folded(flat, faces[:4])) == 0
+
+
+def test_unwrap_is_deterministic(blob: tuple[Tensor, Tensor], atlas: Unwrapped) -> None:
+    again = unwrap(*blob, atlas_size=SIZE)
+    assert torch.equal(again.uv, atlas.uv) and torch.equal(again.faces, atlas.faces)
+
+
+def test_unwrap_refuses_in_one_sentence(blob: tuple[Tensor, Tensor]) -> None:
+    vertices, faces = blob
+    with pytest.raises(UnwrapError, match="simplify") as error:
+        unwrap(vertices, faces, face_budget=100)
+    assert one_sentence(error)
+    with pytest.raises(UnwrapError, match=r"in 0\.01 s") as error:
+        unwrap(vertices, faces, time_limit=0.01)
+    assert one_sentence(error)
+    with pytest.raises(UnwrapError, match="no area") as error:
+        unwrap(torch.ones_like(vertices), faces)
+    assert one_sentence(error)
+    with pytest.raises(UnwrapError, match="do not fit") as error:
+        unwrap(vertices, faces, atlas_size=8)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("what", ["empty", "nan", "index", "shape"])
+def test_bad_meshes_are_refused(what: str, blob: tuple[Tensor, Tensor], asset: TexturedMesh, tmp_path: Path) -> None:
+    vertices, faces = blob[0].clone(), blob[1].clone()
+    if what == "empty":
+        vertices, faces = vertices[:0], faces[:0]
+    elif what == "nan":
+        vertices[3, 1] = torch.nan
+    elif what == "index":
+        faces[0, 0] = len(vertices)
+    else:
+        faces = faces[:, :2]
+    with pytest.raises(ValueError) as error:
+        unwrap(vertices, faces)
+    assert one_sentence(error)
+    with pytest.raises(ValueError) as error:
+        write_glb(tmp_path / "mesh.glb", replace(asset, vertices=vertices, faces=faces))
+    assert one_sentence(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texels_have_the_colour_of_their_surface_point(atlas: Unwrapped, asset: TexturedMesh) -> None:
+    cells, face, weights = covered(atlas, SIZE)
+    corners = atlas.vertices.numpy()[atlas.faces.numpy()[face]].astype(np.float64)
+    points = (corners * weights[..., None]).sum(1)
+    expected = paint(torch.from_numpy(points)).numpy() * 255
+    baked = asset.texture.numpy()[cells[:, 0], cells[:, 1]]
+    assert np.abs(baked - expected).max() < 0.51
+
+
+def test_empty_texels_take_the_nearest_colour(atlas: Unwrapped, asset: TexturedMesh) -> None:
+    texture = asset.texture.numpy().reshape(-1, 3).astype(int)
+    texels, _ = texel_points(CTX, atlas, SIZE)
+    filled = np.zeros(SIZE * SIZE, bool)
+    filled[texels.numpy()] = True
+    full, empty = np.flatnonzero(filled), np.flatnonzero(~filled)
+    assert len(empty) > 1000
+    tree = cKDTree(np.stack(np.divmod(full, SIZE), 1))
+    distance, nearest = tree.query(np.stack(np.divmod(empty, SIZE), 1), k=12)
+    same = (texture[full[nearest]] == texture[empty][:, None]).all(2)
+    assert (same & (distance < distance[:, :1] + 1e-9)).any(1).all()  # among those equally near
+
+
+def test_small_faces_claim_the_texel_under_their_middle(atlas: Unwrapped) -> None:
+    size = 48
+    texels, points = texel_points(CTX, atlas, size)
+    assert len(torch.unique(texels)) == len(texels)
+    assert bool(torch.isfinite(points).all())
+    column, row = (atlas.uv[atlas.faces.long()].mean(1) * size).long().unbind(1)
+    filled = torch.zeros(size * size, dtype=torch.bool)
+    filled[texels] = True
+    _, owner, _ = covered(atlas, size)
+    missed = torch.ones(len(atlas.faces), dtype=torch.bool)
+    missed[torch.from_numpy(owner)] = False
+    assert int(missed.sum()) > 10
+    assert bool(filled[(row * size + column)[missed]].all())
+
+
+def test_bake_refuses_colours_that_are_not_numbers(atlas: Unwrapped) -> None:
+    with pytest.raises(ValueError) as error:
+        bake(CTX, lambda p: torch.full_like(p, torch.nan), atlas, 64)
+    assert one_sentence(error)
+
+
+def test_glb_reads_back_equal(asset: TexturedMesh, tmp_path: Path) -> None:
+    write_glb(tmp_path / "mesh.glb", asset)
+    back = read_glb(tmp_path / "mesh.glb")
+    for name in ("vertices", "faces", "uv", "normals", "texture"):
+        assert torch.equal(getattr(back, name), getattr(asset, name)), name
+
+
+def test_trimesh_reads_the_same(asset: TexturedMesh, tmp_path: Path) -> None:
+    write_glb(tmp_path / "mesh.glb", asset)
+    scene = trimesh.load_scene(tmp_path / "mesh.glb", process=False)
+    (mesh,) = scene.geometry.values()
+    assert all(np.array_equal(scene.graph.get(node)[0], np.eye(4)) for node in scene.graph.nodes_geometry)
+    assert isinstance(mesh, trimesh.Trimesh)
+    np.testing.assert_array_equal(mesh.vertices, asset.vertices.numpy())
+    np.testing.assert_array_equal(mesh.faces, asset.faces.numpy())
+    np.testing.assert_allclose(mesh.vertex_normals, asset.normals.numpy(), atol=1e-6)
+    visual = mesh.visual
+    assert isinstance(visual, trimesh.visual.TextureVisuals) and visual.uv is not None
+    np.testing.assert_allclose(visual.uv[:, 1], 1 - asset.uv[:, 1].numpy(), atol=1e-6)  # trimesh counts from below
+    material = visual.material
+    assert isinstance(material, trimesh.visual.material.PBRMaterial)
+    np.testing.assert_array_equal(np.asarray(material.baseColorTexture), asset.texture.numpy())
+    assert (material.metallicFactor, material.roughnessFactor, material.doubleSided) == (0, 0.9, False)
+
+
+def test_normals_point_outwards(blob: tuple[Tensor, Tensor], asset: TexturedMesh, tmp_path: Path) -> None:
+    write_glb(tmp_path / "mesh.glb", asset)
+    back = read_glb(tmp_path / "mesh.glb")
+    a, b, c = back.vertices[back.faces.long()].unbind(1)
+    assert float((a * torch.linalg.cross(b, c)).sum()) / 6 > 0.1
+    flat = torch.linalg.cross(b - a, c - a)
+    solid = flat.norm(dim=1) > 1e-7
+    assert bool(((back.normals[back.faces.long()] * flat[:, None]).sum(-1)[solid] > 0).all())
+    torch.testing.assert_close(back.normals.norm(dim=1), torch.ones(len(back.normals)))
+
+
+def test_normals_are_smooth_across_seams(atlas: Unwrapped, asset: TexturedMesh) -> None:
+    order = torch.argsort(atlas.vmapping, stable=True)
+    same = atlas.vmapping[order][1:] == atlas.vmapping[order][:-1]
+    assert int(same.sum()) > 20
+    assert torch.equal(asset.normals[order][1:][same], asset.normals[order][:-1][same])
+
+
+def document(path: Path) -> dict:
+    data = path.read_bytes()
+    magic, two, total, length, kind = struct.unpack_from("<IIIII", data)
+    assert (magic, two, total, kind) == (0x46546C67, 2, len(data), 0x4E4F534A)
+    assert length % 4 == 0
+    size, kind = struct.unpack_from("<II", data, 20 + length)
+    assert kind == 0x004E4942 and 28 + length + size == total
+    return json.loads(data[20 : 20 + length])
+
+
+def test_glb_document(asset: TexturedMesh, tmp_path: Path) -> None:
+    write_glb(tmp_path / "mesh.glb", asset, name="ein Pilz", extras={"prompt": "ein roter Pilz ✓", "seed": 3})
+    d = document(tmp_path / "mesh.glb")
+    assert d["asset"]["generator"].startswith("polymode ")
+    assert d["asset"]["extras"] == {"prompt": "ein roter Pilz ✓", "seed": 3}
+    assert d["nodes"] == [{"mesh": 0, "name": "ein Pilz"}]  # no rotation
+    (primitive,) = d["meshes"][0]["primitives"]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "TEXCOORD_0"}
+    position = d["accessors"][primitive["attributes"]["POSITION"]]
+    np.testing.assert_array_equal(np.float32(position["min"]), asset.vertices.numpy().min(0))
+    np.testing.assert_array_equal(np.float32(position["max"]), asset.vertices.numpy().max(0))
+    assert all(view["byteOffset"] % 4 == 0 for view in d["bufferViews"])
+    assert len(d["images"]) == 1 and d["images"][0]["mimeType"] == "image/png"
+
+
+def test_same_input_same_bytes(blob: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    for name in ("one.glb", "two.glb"):
+        unwrapped = unwrap(*blob, atlas_size=256)
+        write_glb(tmp_path / name, textured(unwrapped, bake(CTX, paint, unwrapped, 256)), extras={"seed": 0})
+    assert (tmp_path / "one.glb").read_bytes() == (tmp_path / "two.glb").read_bytes()
+
+
+def test_a_failed_write_leaves_what_was_there(asset: TexturedMesh, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.glb"
+    write_glb(path, asset)
+    before = path.read_bytes()
+    broken = asset.normals.clone()
+    broken[0] = torch.inf
+    with pytest.raises(ValueError) as error:
+        write_glb(path, replace(asset, normals=broken))
+    assert one_sentence(error)
+    with pytest.raises(ValueError) as error:
+        write_glb(path, replace(asset, texture=asset.texture.float()))
+    assert one_sentence(error)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_glb(tmp_path / "taken", asset)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mesh.glb", "taken"]
+
+
+@pytest.mark.parametrize("damage", ["short", "text", "no material"])
+def test_damaged_files_are_refused(damage: str, asset: TexturedMesh, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.glb"
+    write_glb(path, asset)
+    data = path.read_bytes()
+    if damage == "short":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "text":
+        path.write_text("a red mushroom, but not a GLB")
+    else:
+        path.write_bytes(data.replace(b'"materials"', b'"mysteries"'))
+    with pytest.raises(ValueError) as error:
+        read_glb(path)
+    assert one_sentence(error)
