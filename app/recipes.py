@@ -47,9 +47,9 @@ class FieldRecipe:
     """Adam's learning rate of the raw density."""
     rate_color: float = 0.05
     """Adam's learning rate of the raw colour."""
-    smooth_density: float = 1.0
+    smooth_density: float = 300.0
     """Weight of the density's squared total variation."""
-    smooth_color: float = 0.5
+    smooth_color: float = 100.0
     """Weight of the colour's squared total variation."""
     blob_density: float = 10.0
     """Density (per world unit) at the centre of the first ball."""
@@ -87,8 +87,8 @@ class RefineRecipe:
     """Adam's learning rate of vertex positions (world units)."""
     rate_color: float = 0.03
     """Adam's learning rate of the raw colour."""
-    laplacian: float = 3000.0
-    """Weight of the squared uniform Laplacian of the vertex offsets."""
+    laplacian: float = 150000.0
+    """Weight of the mean squared uniform Laplacian of the vertices."""
     smooth_color: float = 0.5
     """Weight of the colour's squared total variation."""
 

@@ -92,7 +92,8 @@ class Run:
             return None
         try:
             with safe_open(path, "pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, int(file.metadata()["step"])
+                # cloned: otherwise the tensors may be windows into the mapped file, which later saves replace
+                return {k: file.get_tensor(k).clone() for k in file.keys()}, int(file.metadata()["step"])
         except Exception as e:
             raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
 

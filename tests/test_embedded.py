@@ -200,6 +200,10 @@ def test_training_learns_three_objects_and_resumes_bit_by_bit(encoder: TextEncod
     assert log[-1]["x0"] < 0.6 * log[0]["x0"], "the held-out error must fall"
     again = load_checkpoint(new_state(config, CPU), tmp_path / "checkpoint.safetensors")
     assert again.step == 60 and again.frames == state.frames
+    save_checkpoint(again, tmp_path / "second.safetensors")
+    twice = load_checkpoint(new_state(config, CPU), tmp_path / "second.safetensors")
+    for one, two in zip(twice.net.parameters(), state.net.parameters(), strict=True):
+        assert torch.equal(twice.optimizer.state[one]["exp_avg"], state.optimizer.state[two]["exp_avg"])
     for k, v in state.ema.items():
         assert torch.equal(v, again.ema[k]), k
     longer = dataclasses.replace(config, steps=62, validate_every=100)

@@ -1,7 +1,8 @@
 """Stages 2 and 3: the field's surface as triangles, then vertices and colours moved under the rasterizer.
 
 The colour stays a solid texture, the field's grid looked up at the surface, so decimation and unwrapping lose none of
-it. Refinement minimises guidance + lambda ||L d||^2 with d the vertex offsets and L the uniform Laplacian.
+it. Refinement minimises guidance + lambda mean ||L v||^2 with v the vertex positions and L the uniform Laplacian: the marching
+cubes' ripples go, and what guidance insists on stays.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def refine_step(
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, g["noise"], recipe.scale)
-        bending = torch.sparse.mm(laplacian, offsets).square().sum(1).mean()
+        bending = torch.sparse.mm(laplacian, vertices + offsets).square().sum(1).mean()
         loss = out.loss + recipe.laplacian * bending + recipe.smooth_color * smoothness(solid.raw_color)
         logs = {
             "t": float(t.float().mean()),

@@ -301,7 +301,7 @@ def save_checkpoint(state: TrainState, path: Path) -> None:
     tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {
         f"ema.{k}": v for k, v in state.ema.items()
     }
-    for i, entry in enumerate(state.optimizer.state_dict()["state"].values()):
+    for i, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{i}.{k}": v for k, v in entry.items()}
     numbers = {"step": str(state.step), "frames": str(state.frames), "seconds": str(state.seconds)}
     temporary = path.with_suffix(".tmp")
@@ -315,7 +315,8 @@ def load_checkpoint(state: TrainState, path: Path) -> TrainState:
 
     with safe_open(path, "pt") as file:
         numbers = file.metadata()
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
+        # cloned: what safetensors returns may be a window into the mapped file, which later saves replace
+        tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
     state.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
     state.ema = {k: tensors[f"ema.{k}"].to(v.device) for k, v in state.ema.items()}
     saved = state.optimizer.state_dict()
