@@ -319,7 +319,7 @@ def test_a_failed_write_leaves_what_was_there(asset: TexturedMesh, tmp_path: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mesh.glb", "taken"]
 
 
-@pytest.mark.parametrize("damage", ["short", "text", "no material"])
+@pytest.mark.parametrize("damage", ["short", "text", "no material", "json", "picture"])
 def test_damaged_files_are_refused(damage: str, asset: TexturedMesh, tmp_path: Path) -> None:
     path = tmp_path / "mesh.glb"
     write_glb(path, asset)
@@ -328,8 +328,12 @@ def test_damaged_files_are_refused(damage: str, asset: TexturedMesh, tmp_path: P
         path.write_bytes(data[: len(data) // 2])
     elif damage == "text":
         path.write_text("a red mushroom, but not a GLB")
-    else:
+    elif damage == "no material":
         path.write_bytes(data.replace(b'"materials"', b'"mysteries"'))
+    elif damage == "json":
+        path.write_bytes(data.replace(b'{"asset"', b'["asset"'))
+    else:
+        path.write_bytes(data.replace(b"IHDR", b"IHXX"))
     with pytest.raises(ValueError) as error:
         read_glb(path)
     assert one_sentence(error)

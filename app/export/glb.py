@@ -10,7 +10,6 @@ import io
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -75,17 +74,12 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, then move it into place: the file is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes private files
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Mapping[str, Any] | None = None) -> None:
@@ -186,8 +180,9 @@ def read_glb(path: Path) -> TexturedMesh:
             normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
             texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
         )
-    except (KeyError, IndexError, OSError) as error:
-        raise ValueError(f"{path} is not a GLB that Polymode wrote: {error!r} is missing or damaged.") from error
+    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, or not a GLB that Polymode wrote ({reason}).") from error
 
 
 def read_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -201,7 +196,11 @@ def read_chunks(path: Path) -> tuple[dict[str, Any], bytes]:
     size, kind = struct.unpack_from("<II", data, 20 + length)
     if kind != _BIN or 28 + length + size > len(data):
         raise ValueError(f"{path} is cut short or damaged.")
-    return json.loads(data[20 : 20 + length]), data[28 + length : 28 + length + size]
+    try:
+        document = json.loads(data[20 : 20 + length])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    return document, data[28 + length : 28 + length + size]
 
 
 def _view(document: dict[str, Any], binary: bytes, index: int) -> bytes:
