@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,8 +143,6 @@ def parse(argv: list[str]) -> Generate | Models | Doctor:
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point of the `polymode` command. Exits with the codes of docs/conventions.md."""
     argv = sys.argv[1:] if argv is None else argv
-    # libgomp's spinning workers would fight numba's; set before torch is imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     as_json = "--json" in argv
     try:
         a = parse(argv)
