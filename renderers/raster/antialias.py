@@ -56,8 +56,12 @@ def antialias(
     comes from `antialias_construct_topology_hash(tri)`; without it the adjacency is built anew. `pos_gradient_boost`
     multiplies pos's gradient. Gradients flow to color and pos, none to rast. Open edges are silhouettes.
 
-    Surfaces must be seen by at least one pixel centre along each line to be blended: a strip narrower than a pixel
-    stays ragged and loses part of its gradient. Edges where two surfaces intersect are not antialiased.
+    Accuracy: pos's gradient is unbiased for shapes wider than a few pixels (2 to 6 % scatter for polygons of 10 to 20
+    pixels). A strip must be 2 pixels wide for 10 %: root mean square errors against supersampled finite differences
+    for strips 24 pixels long that move sideways are 4 % at 3 pixels, 7 % at 2, 12 % at 1.5, 26 % at 1 and 54 % at
+    0.75, on average too small. A triangle that runs out into a point must be 4 pixels wide at its base. What is thinner
+    than a pixel is ragged, because only lines that hit a pixel centre inside it are blended. Render at a multiple of
+    the resolution where that matters. Edges where two surfaces intersect are not antialiased.
 
     On CPU tensors the crossing edges are searched by a numba kernel, on other devices by its torch twin; both find
     the same ones.
