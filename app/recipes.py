@@ -27,7 +27,7 @@ MAX_PROMPT = 500
 class FieldRecipe:
     """Stage 1: a radiance field grown from a grey ball under guidance."""
 
-    steps: int = 300
+    steps: int = 400
     """Optimisation steps; each shows the prior `sets` x 4 views."""
     sets: int = 1
     """Sets of four views (90 degrees apart) a step."""

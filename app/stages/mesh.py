@@ -1,8 +1,8 @@
 """Stages 2 and 3: the field's surface as triangles, then vertices and colours moved under the rasterizer.
 
 The colour stays a solid texture, the field's grid looked up at the surface, so decimation and unwrapping lose none of
-it. Refinement minimises guidance + lambda mean ||L v||^2 with v the vertex positions and L the uniform Laplacian: marching
-cubes' ripples go, and what guidance insists on stays.
+it. Refinement minimises guidance + lambda mean ||L v||^2, v the vertex positions and L the uniform Laplacian: the
+ripples of marching cubes go, and what guidance insists on stays.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def train(
         state.optimizer.step()
         state.step += 1
         state.frames += len(batch.x)
-        decay = min(config.ema, (1 + state.step - first) / (10 + state.step - first))
+        decay = min(config.ema, (1 + state.step) / (10 + state.step))  # a short memory while the start is near
         update_ema(state, decay)
         value = float(loss.detach())
         if not math.isfinite(value):
