@@ -31,7 +31,8 @@ class Arguments:
 
     data: Path = Path("../shared/data")
     out: Path = Path(".cache/train")
-    init: Path | None = None  # a checkpoint of another folder to start from (its weights, EMA and optimiser)
+    init: Path | None = None
+    """What to start from: a folder of exported weights, or a checkpoint.safetensors (weights, EMA and optimiser)."""
     device: str = "cpu"
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
@@ -158,7 +159,7 @@ def main() -> None:
 
     compile_kernels()
     source = PackSource(load_pack(a.data), TextEncoder(), Path(".cache") / "captions.safetensors")
-    weights = a.init if a.init is not None and a.init.name != "checkpoint.safetensors" else None
+    weights = a.init if a.init is not None and a.init.is_dir() else None
     state: TrainState = new_state(a.train, a.device, weights)
     if (a.out / "checkpoint.safetensors").is_file():
         state = load_checkpoint(state, a.out / "checkpoint.safetensors")

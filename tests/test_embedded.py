@@ -145,6 +145,9 @@ def test_exported_weights_come_back_and_damage_is_one_sentence(prior: EmbeddedPr
     assert loaded.frame_shape == (7, 32, 32)
     for (k, a), b in zip(prior.net.state_dict().items(), loaded.net.state_dict().values(), strict=True):
         torch.testing.assert_close(a.bfloat16().float(), b, msg=k)
+    trainable = new_state(TrainConfig(channels=TINY), CPU, tmp_path).net
+    for (k, a), b in zip(loaded.net.named_parameters(), trainable.parameters(), strict=True):
+        assert torch.equal(a, b) and b.requires_grad, k
     shard = next(tmp_path.glob("*.safetensors"))
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])

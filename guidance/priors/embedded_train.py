@@ -21,11 +21,12 @@ from typing import Protocol
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from guidance.prior import NoiseSchedule, squared_cosine_schedule
 from guidance.priors.embedded_network import build_network, camera_vector, predict_x0, to
+from guidance.priors.embedded_weights import load_network
 from guidance.priors.text import TextEmbedding
 
 MAX_WEIGHT = 20.0
@@ -88,12 +89,12 @@ class TrainState:
 
 
 def new_state(config: TrainConfig, device: torch.device | str, weights: Path | None = None) -> TrainState:
-    """Fresh, or resumed: from an exported weights file (`weights`), whose optimiser state never travels."""
+    """Fresh, or resumed from a folder of exported weights, whose optimiser state never travels."""
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(config.seed)  # diffusers initialises from the global generator
         net = build_network(config.channels)
     if weights is not None:
-        net.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+        net = load_network(weights, "cpu")[0].requires_grad_(True)
     net = to(net, device).train()
     return TrainState(net, {k: v.detach().clone() for k, v in net.state_dict().items()}, make_optimizer(net, config))
 
