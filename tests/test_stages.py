@@ -14,8 +14,9 @@ from app.errors import CollapseError
 from app.methods import METHODS
 from app.recipes import FieldRecipe, MeshRecipe, RefineRecipe
 from app.runs import generators
-from app.stages.field import camera_sets, field_step, start_field
+from app.stages.field import field_step, start_field
 from app.stages.mesh import extract, refine_step, start_refine, uniform_laplacian
+from app.stages.views import camera_sets
 from guidance.prior import Views, squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
 from renderers.cameras import make_cameras, orbit

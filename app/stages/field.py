@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from app.optimize import Optimization, StepResult
 from app.recipes import FieldRecipe
-from guidance.prior import Prior, Views
+from app.stages.views import VIEWS, camera_sets, guided
+from guidance.prior import Prior
 from guidance.schedule import LinearAnneal, SqrtAnneal, TimePolicy, Uniform
 from guidance.sds import SDSStep
-from renderers.cameras import Cameras, random_orbit
 from renderers.fields import GridField, blob_field, smoothness
 from renderers.volume import Occupancy, render_field, update_occupancy
 
-VIEWS = 4  # of one object, 90 degrees apart: what the joint prior denoises together
 OCCUPANCY_EVERY = 16
 
 
@@ -28,19 +26,6 @@ def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
         "sqrt": SqrtAnneal,
     }
     return kinds[anneal](sigma_min, sigma_max)
-
-
-def camera_sets(sets: int, generator: torch.Generator, device: torch.device) -> Cameras:
-    """`sets` x 4 cameras, each set 90 degrees apart from a random start at one random elevation."""
-    parts = [random_orbit(VIEWS, generator) for _ in range(sets)]
-    joined = (torch.cat([getattr(p, name) for p in parts]) for name in ("azimuth", "elevation", "distance", "fov"))
-    return Cameras(*joined).to(device)
-
-
-def conditions(prior: Prior, prompt: str, cameras: Cameras) -> tuple[Any, Any]:
-    """(conditional, unconditional) for joint frames seen from `cameras`."""
-    views = Views(cameras.azimuth, cameras.elevation, VIEWS)
-    return prior.condition(prompt, views), prior.condition("", views)
 
 
 def start_field(
@@ -82,18 +67,8 @@ def field_step(
         rendered = render_field(field, cameras, size, recipe.samples, jitter, occupancy)
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
-        out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, g["noise"], recipe.scale)
-        loss = (
-            out.loss
-            + recipe.smooth_density * smoothness(field.raw_density)
-            + recipe.smooth_color * smoothness(field.raw_color)
-        )
-        logs = {
-            "t": float(t.float().mean()),
-            "gradient": float(out.gradient_norm.mean()),
-            "opacity": float(rendered.alpha.detach().mean()),
-            "seconds_forward": seconds,
-        }
-        return StepResult(loss, rendered, (out.x0 * 0.5 + 0.5).clamp(0, 1), logs)
+        smooth = recipe.smooth_density * smoothness(field.raw_density)
+        smooth = smooth + recipe.smooth_color * smoothness(field.raw_color)
+        return guided(prior, prompt, guide, cameras, rendered, t, g["noise"], recipe.scale, smooth, seconds)
 
     return step

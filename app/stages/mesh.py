@@ -16,7 +16,7 @@ from torch import Tensor
 from app.errors import CollapseError
 from app.optimize import Optimization, StepResult
 from app.recipes import MeshRecipe, RefineRecipe
-from app.stages.field import VIEWS, camera_sets, conditions
+from app.stages.views import VIEWS, camera_sets, guided
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
 from guidance.sds import SDSStep
@@ -82,15 +82,8 @@ def refine_step(
         rendered = render_mesh(context, vertices + offsets, faces, cameras, size, solid.color_at, topology)
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
-        out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, g["noise"], recipe.scale)
         bending = torch.sparse.mm(laplacian, vertices + offsets).square().sum(1).mean()
-        loss = out.loss + recipe.laplacian * bending + recipe.smooth_color * smoothness(solid.raw_color)
-        logs = {
-            "t": float(t.float().mean()),
-            "gradient": float(out.gradient_norm.mean()),
-            "opacity": float(rendered.alpha.detach().mean()),
-            "seconds_forward": seconds,
-        }
-        return StepResult(loss, rendered, (out.x0 * 0.5 + 0.5).clamp(0, 1), logs)
+        smooth = recipe.laplacian * bending + recipe.smooth_color * smoothness(solid.raw_color)
+        return guided(prior, prompt, guide, cameras, rendered, t, g["noise"], recipe.scale, smooth, seconds)
 
     return step
