@@ -118,7 +118,8 @@ def test_what_cannot_be_seen_is_empty(ctx: RasterizeContext) -> None:
 def test_shared_edges_have_neither_gaps_nor_double_hits(ctx: RasterizeContext) -> None:
     xy, tri = sheet(torch.Generator().manual_seed(3))
     pos = clip(xy, w=0.5 + torch.rand(len(xy), generator=torch.Generator().manual_seed(4)))
-    hits = sum((rasterize(ctx, pos, tri[i : i + 1], (16, 16))[0][..., 3] > 0).int() for i in range(len(tri)))
+    singles = [rasterize(ctx, pos, tri[i : i + 1], (16, 16))[0][..., 3] for i in range(len(tri))]
+    hits = (torch.stack(singles) > 0).sum(0)
     assert (hits == 1).all()
     flipped = tri[:, [0, 2, 1]]
     assert torch.equal(
@@ -162,7 +163,7 @@ def test_twins_agree_in_values_and_gradients(seed: int) -> None:
     attr = torch.rand(pos.shape[0], pos.shape[1], 3, generator=g)
     weight = torch.rand(pos.shape[0], 37, 53, 3, generator=g)
     topology = antialias_construct_topology_hash(tri)
-    results = []
+    results, blended = [], False
     for ctx, backend in zip(CONTEXTS, (cpu, twin), strict=True):
         p, a = pos.clone().requires_grad_(), attr.clone().requires_grad_()
         rast, _ = rasterize(ctx, p, tri, (37, 53))
@@ -170,9 +171,10 @@ def test_twins_agree_in_values_and_gradients(seed: int) -> None:
         crossings = backend.crossings(rast.detach(), project(p, 37, 53), tri, topology)
         out = blend(color, p, crossings)
         (out * weight).sum().backward()
+        blended = not torch.equal(out, color)
         results.append((rast.detach(), out.detach(), p.grad, a.grad))
     assert (results[0][0][..., 3] > 0).float().mean() > 0.3
-    assert not torch.equal(results[0][1], color.detach())  # some silhouettes were blended
+    assert blended
     for numba, plain in zip(*results, strict=True):
         assert numba is not None and plain is not None and torch.equal(numba, plain)
 

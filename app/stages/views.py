@@ -1,4 +1,4 @@
-"""What every guided stage shares: sets of cameras, the prior's conditions for them, and the guidance of what they see."""
+"""What every guided stage shares: sets of cameras, the prior's conditions for them, the guidance of what they see."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def guided(
     regulariser: Tensor,
     seconds: float,
 ) -> StepResult:
-    """Guidance of the rendered frames at time steps t (B,), plus `regulariser` (scalar); `seconds` the rendering took."""
+    """Guidance of rendered frames at time steps t (B,), plus `regulariser` (scalar); `seconds` the rendering took."""
     out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, generator, scale)
     logs = {
         "t": float(t.float().mean()),

@@ -59,7 +59,8 @@ def antialias(
     Accuracy: pos's gradient is unbiased for shapes wider than a few pixels (2 to 6 % scatter for polygons of 10 to 20
     pixels). A strip must be 2 pixels wide for 10 %: root mean square errors against supersampled finite differences
     for strips 24 pixels long that move sideways are 4 % at 3 pixels, 7 % at 2, 12 % at 1.5, 26 % at 1 and 54 % at
-    0.75, on average too small. A triangle that runs out into a point must be 4 pixels wide at its base. What is thinner
+    0.75, too small on
+    average. A triangle that runs out into a point must be 4 pixels wide at its base. What is thinner
     than a pixel is ragged, because only lines that hit a pixel centre inside it are blended. Render at a multiple of
     the resolution where that matters. Edges where two surfaces intersect are not antialiased.
 

@@ -5,6 +5,8 @@ Visibility is a z-buffer over exact integer edge functions (renderers/raster/scr
 The B·H rows of all views are cut into as many equal ranges as torch has threads, and each range is filled by one
 thread from beginning to end, so the result does not depend on the number of threads. Kernels are launched from one
 Python thread.
+
+Constants of other modules are kernel arguments: numba's cache would not notice that they changed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from renderers.raster.screen import (
     MAX_STEPS,
     SKIPPED,
     SLACK,
-    SUBPIXEL,
     SUBPIXEL_BITS,
     Crossings,
     Screen,
@@ -33,14 +34,15 @@ from renderers.raster.screen import (
 from renderers.raster.topology import Topology, antialias_construct_topology_hash
 
 T = TypeVar("T")
-_HALF = SUBPIXEL // 2
 _POOL = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="raster")
 
 
 @njit(cache=True, nogil=True)
-def _fill_rows(xy, z, tri, height, width, first, last, depth, ids):
+def _fill_rows(xy, z, tri, height, width, bits, skipped, first, last, depth, ids):
     """Fill rows first..last-1 of the B·H rows of `depth` (B, H, W) float64 and `ids` (B, H, W) int32 (triangle + 1, 0
     = empty)."""
+    unit = np.int64(1) << bits
+    half = unit // 2
     for view in range(first // height, (last + height - 1) // height):
         low = max(first - view * height, 0)
         high = min(last - view * height, height)
@@ -56,18 +58,18 @@ def _fill_rows(xy, z, tri, height, width, first, last, depth, ids):
             y1 = np.int64(xy[view, i1, 1])
             y2 = np.int64(xy[view, i2, 1])
             # rows whose centres lie in [min y, max y]
-            row0 = max((min(y0, y1, y2) + (SUBPIXEL - 1 - _HALF)) >> SUBPIXEL_BITS, low)
-            row1 = min((max(y0, y1, y2) - _HALF) >> SUBPIXEL_BITS, high - 1)
+            row0 = max((min(y0, y1, y2) + (unit - 1 - half)) >> bits, low)
+            row1 = min((max(y0, y1, y2) - half) >> bits, high - 1)
             if row0 > row1:
                 continue
             x0 = np.int64(xy[view, i0, 0])
             x1 = np.int64(xy[view, i1, 0])
             x2 = np.int64(xy[view, i2, 0])
             least = min(x0, x1, x2)
-            if least == SKIPPED:
+            if least == skipped:
                 continue
-            column0 = max((least + (SUBPIXEL - 1 - _HALF)) >> SUBPIXEL_BITS, 0)
-            column1 = min((max(x0, x1, x2) - _HALF) >> SUBPIXEL_BITS, width - 1)
+            column0 = max((least + (unit - 1 - half)) >> bits, 0)
+            column1 = min((max(x0, x1, x2) - half) >> bits, width - 1)
             if column0 > column1:
                 continue
             area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -91,8 +93,8 @@ def _fill_rows(xy, z, tri, height, width, first, last, depth, ids):
             keep0 = np.int64(0 if dy0 > 0 or (dy0 == 0 and dx0 < 0) else 1)
             keep1 = np.int64(0 if dy1 > 0 or (dy1 == 0 and dx1 < 0) else 1)
             keep2 = np.int64(0 if dy2 > 0 or (dy2 == 0 and dx2 < 0) else 1)
-            px = column0 * SUBPIXEL + _HALF
-            py = row0 * SUBPIXEL + _HALF
+            px = column0 * unit + half
+            py = row0 * unit + half
             start0 = dx0 * (py - y1) - dy0 * (px - x1)
             start1 = dx1 * (py - y2) - dy1 * (px - x2)
             start2 = dx2 * (py - y0) - dy2 * (px - x0)
@@ -107,16 +109,18 @@ def _fill_rows(xy, z, tri, height, width, first, last, depth, ids):
                         if d < depth[view, row, column] and -1.0 <= d <= 1.0:
                             depth[view, row, column] = d
                             ids[view, row, column] = face + 1
-                    e0 -= dy0 * SUBPIXEL
-                    e1 -= dy1 * SUBPIXEL
-                    e2 -= dy2 * SUBPIXEL
-                start0 += dx0 * SUBPIXEL
-                start1 += dx1 * SUBPIXEL
-                start2 += dx2 * SUBPIXEL
+                    e0 -= dy0 * unit
+                    e1 -= dy1 * unit
+                    e2 -= dy2 * unit
+                start0 += dx0 * unit
+                start1 += dx1 * unit
+                start2 += dx2 * unit
 
 
 @njit(cache=True, nogil=True)
-def _search_rows(rast, points, tri, neighbour, opposite, first, last, out_pixel, out_forward, out_edge):
+def _search_rows(
+    rast, points, tri, neighbour, opposite, max_steps, slack, first, last, out_pixel, out_forward, out_edge
+):
     """Crossings of rows first..last-1 of the B·H rows, written from `out_*`[2 W first] on; returns how many."""
     height, width = rast.shape[1:3]
     begin = 2 * width * first
@@ -140,7 +144,7 @@ def _search_rows(rast, points, tri, neighbour, opposite, first, last, out_pixel,
                     ds, face, other, cx, cy = 1.0, id0 - 1, id1 - 1, np.float64(column), np.float64(row)
                 else:
                     ds, face, other, cx, cy = -1.0, id1 - 1, id0 - 1, np.float64(column1), np.float64(row1)
-                for _ in range(MAX_STEPS):
+                for _ in range(max_steps):
                     for i in range(3):
                         v = tri[face, i]
                         px = points[view, v, 0] - cx
@@ -158,7 +162,7 @@ def _search_rows(rast, points, tri, neighbour, opposite, first, last, out_pixel,
                             if d > distance:
                                 distance = d
                                 edge = i
-                    if not (distance > -SLACK and distance < 1 + SLACK):
+                    if not (distance > -slack and distance < 1 + slack):
                         break
                     j = (edge + 1) % 3
                     k = (edge + 2) % 3
@@ -200,7 +204,7 @@ def visible(screen: Screen, tri: Tensor) -> Tensor:
     depth = np.empty(ids.shape, np.float64)
     xy, z, faces = screen.xy.contiguous().numpy(), screen.z.contiguous().numpy(), tri.contiguous().numpy()
     run_chunks(
-        lambda first, last: _fill_rows(xy, z, faces, height, width, first, last, depth, ids),
+        lambda first, last: _fill_rows(xy, z, faces, height, width, SUBPIXEL_BITS, SKIPPED, first, last, depth, ids),
         views * height,
     )
     return torch.from_numpy(ids)
@@ -216,7 +220,7 @@ def crossings(rast: Tensor, points: Tensor, tri: Tensor, topology: Topology) -> 
 
     def search(first: int, last: int) -> tuple[int, int]:
         begin = 2 * width * first
-        return begin, begin + _search_rows(r, p, t, n, o, first, last, pair, forward, edge)
+        return begin, begin + _search_rows(r, p, t, n, o, MAX_STEPS, SLACK, first, last, pair, forward, edge)
 
     spans = run_chunks(search, views * height)
     pairs, forwards, edges = (
