@@ -17,20 +17,25 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Pack:
-    """Objects as arrays. Object i owns vertices[vo[i]:vo[i+1]] and faces[fo[i]:fo[i+1]] (local indices)."""
+    """Objects as arrays. Object i owns its slice of vertices and of faces (local indices) between two offsets."""
 
     rows: list[dict[str, Any]]
     vertices: NDArray[np.float32]
     normals: NDArray[np.float32]
     colors: NDArray[np.float32]
     faces: NDArray[np.int32]
-    vo: NDArray[np.int32]
-    fo: NDArray[np.int32]
+    vertex_offsets: NDArray[np.int32]
+    face_offsets: NDArray[np.int32]
 
     def mesh(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
         """(vertices, normals, colours, faces) of object i: views, not copies."""
-        v = slice(self.vo[i], self.vo[i + 1])
-        return self.vertices[v], self.normals[v], self.colors[v], self.faces[self.fo[i] : self.fo[i + 1]]
+        v = slice(self.vertex_offsets[i], self.vertex_offsets[i + 1])
+        return (
+            self.vertices[v],
+            self.normals[v],
+            self.colors[v],
+            self.faces[self.face_offsets[i] : self.face_offsets[i + 1]],
+        )
 
 
 def _normals(v: NDArray[np.float32], f: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -55,9 +60,9 @@ def load_pack(folder: Path) -> Pack:
     vertices = (np.cumsum(data["vertex_deltas"].T, axis=0, dtype=np.int16) / np.float32(2047)).astype(np.float32)
     colors = (np.cumsum(data["color_deltas"].T, axis=0, dtype=np.uint8) / np.float32(255)).astype(np.float32)
     faces = np.cumsum(data["face_deltas"].reshape(-1), dtype=np.int16).view(np.uint16).reshape(-1, 3).astype(np.int32)
-    vo, fo = data["vertex_offsets"], data["face_offsets"]
-    base = np.repeat(vo[:-1], np.diff(fo))[:, None]
-    return Pack(rows, vertices, _normals(vertices, faces + base), colors, faces, vo, fo)
+    vertex_offsets, face_offsets = data["vertex_offsets"], data["face_offsets"]
+    base = np.repeat(vertex_offsets[:-1], np.diff(face_offsets))[:, None]
+    return Pack(rows, vertices, _normals(vertices, faces + base), colors, faces, vertex_offsets, face_offsets)
 
 
 def split_families(rows: list[dict[str, Any]], share: float = 0.05) -> tuple[list[int], list[int]]:

@@ -10,10 +10,10 @@ import dataclasses
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from app.errors import UsageError
 
@@ -105,7 +105,7 @@ class TextureRecipe:
 class Recipe:
     """All of a run: what config.yaml holds, and what repeats it."""
 
-    prompt: Positional[str]
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
     """What to make, in English."""
     preset: str = "draft"
     """draft, standard or high: sets every number below that is not given."""
