@@ -56,13 +56,15 @@ def antialias(
     comes from `antialias_construct_topology_hash(tri)`; without it the adjacency is built anew. `pos_gradient_boost`
     multiplies pos's gradient. Gradients flow to color and pos, none to rast. Open edges are silhouettes.
 
+    Unlike nvdiffrast's, the search walks over the triangles between the two pixel centres (renderers/raster/twin.py):
+    a sphere of 5,120 triangles at 64 pixels keeps 99 % of its silhouette's gradient, and 4 % without the walk.
+
     Accuracy: pos's gradient is unbiased for shapes wider than a few pixels (2 to 6 % scatter for polygons of 10 to 20
     pixels). A strip must be 2 pixels wide for 10 %: root mean square errors against supersampled finite differences
     for strips 24 pixels long that move sideways are 4 % at 3 pixels, 7 % at 2, 12 % at 1.5, 26 % at 1 and 54 % at
-    0.75, too small on
-    average. A triangle that runs out into a point must be 4 pixels wide at its base. What is thinner
-    than a pixel is ragged, because only lines that hit a pixel centre inside it are blended. Render at a multiple of
-    the resolution where that matters. Edges where two surfaces intersect are not antialiased.
+    0.75, too small on average. A triangle that runs out into a point must be 4 pixels wide at its base (7 %; 10 % at
+    3). What is thinner than a pixel is ragged, because only lines that hit a pixel centre inside it are blended.
+    Render at a multiple of the resolution where that matters. Edges where two surfaces intersect are not antialiased.
 
     On CPU tensors the crossing edges are searched by a numba kernel, on other devices by its torch twin; both find
     the same ones.

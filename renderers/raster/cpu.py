@@ -39,8 +39,7 @@ _POOL = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="
 
 @njit(cache=True, nogil=True)
 def _fill_rows(xy, z, tri, height, width, bits, skipped, first, last, depth, ids):
-    """Fill rows first..last-1 of the B·H rows of `depth` (B, H, W) float64 and `ids` (B, H, W) int32 (triangle + 1, 0
-    = empty)."""
+    """Fill rows first..last-1 of the B·H rows: `depth` (B, H, W) float64, `ids` (B, H, W) int32, triangle + 1."""
     unit = np.int64(1) << bits
     half = unit // 2
     for view in range(first // height, (last + height - 1) // height):

@@ -83,9 +83,8 @@ def visible(screen: Screen, tri: Tensor) -> Tensor:
         hit = in0 & in1 & in2 & (d >= -1) & (d <= 1)
         pixel, d, f = (base[n] + row * width + column)[hit], d[hit], face[n][hit].int()
         nearest = depth.scatter_reduce(0, pixel, d, "amin")
-        ids = ids.where(
-            nearest == depth, _NONE
-        )  # earlier triangles keep a pixel at equal depth: theirs is the lower number
+        # earlier triangles keep a pixel at equal depth: theirs is the lower number
+        ids = ids.where(nearest == depth, _NONE)
         depth = nearest
         front = d == depth[pixel]
         ids = ids.scatter_reduce(0, pixel[front], f[front], "amin")
