@@ -24,6 +24,7 @@ EVENT_EVERY = 10
 CHECKPOINT_EVERY = 100
 PREVIEWS = 8  # a stage, besides its first step
 PATIENCE = 10  # steps that a symptom must last
+FAINT = 0.15  # opacity below which, everywhere, there is nothing left for guidance to hold on to
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Detectors:
         x = torch.linspace(-1, 1, width, device=alpha.device)
         inside = alpha[..., (x * x + y * y) < 0.9].mean()  # the picture of the unit sphere, a little reduced
         peak = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
-        self.empty = self.empty + 1 if float(inside) < 0.002 else 0
+        self.empty = self.empty + 1 if float(alpha.max()) < FAINT else 0
         self.full = self.full + 1 if float(inside) > 0.98 else 0
         self.dead = self.dead + 1 if peak < 1e-12 else 0
         if self.empty >= PATIENCE:

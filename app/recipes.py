@@ -27,7 +27,7 @@ MAX_PROMPT = 500
 class FieldRecipe:
     """Stage 1: a radiance field grown from a grey ball under guidance."""
 
-    steps: int = 400
+    steps: int = 300
     """Optimisation steps; each shows the prior `sets` x 4 views."""
     sets: int = 1
     """Sets of four views (90 degrees apart) a step."""
@@ -39,7 +39,7 @@ class FieldRecipe:
     """Classifier-free guidance scale, Form A (1 is conditional)."""
     anneal: str = "sqrt"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt."""
-    sigma_max: float = 13.0
+    sigma_max: float = 5.0
     """Noise level sigma = s/a at the first step."""
     sigma_min: float = 0.6
     """Noise level sigma at the last step."""

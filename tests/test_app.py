@@ -48,7 +48,7 @@ def test_numbers_out_of_range_are_refused() -> None:
         FieldRecipe(steps=0),
         FieldRecipe(resolution=4),
         FieldRecipe(anneal="cubic"),
-        FieldRecipe(sigma_min=20),
+        FieldRecipe(sigma_min=20.0),
     ):
         with pytest.raises(UsageError):
             check(Recipe("a car", field=field), METHODS)
@@ -100,6 +100,7 @@ def _loop(run: Run, state: Optimization, steps: int, step, stop_at: int = -1) ->
     ("alpha", "scale", "match"),
     [
         (0.0, 1.0, "vanished"),
+        (0.1, 1.0, "vanished"),
         (1.0, 1.0, "filled all of space"),
         (0.5, 0.0, "gradient vanished"),
         (0.5, float("nan"), "NaN"),
