@@ -1,6 +1,9 @@
 """What people run: command line, pipeline, run folders, export."""
 
 import os
+import time
+
+STARTED = time.perf_counter()  # so that a run's seconds count the imports, which take several
 
 # torch's OpenMP workers spin between parallel regions and fight the renderers' own threads; putting them to sleep
 # at once costs the prior half of its speed. One draft step on two idle cores: 0.17 s with endless spinning, 0.18 s

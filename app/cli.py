@@ -6,12 +6,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
+from app import STARTED
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.recipes import Recipe, check, load_recipe, preset
 
@@ -76,7 +78,8 @@ def run_generate(a: Generate) -> int:
     from app.models import require
     from app.pipeline import Clock, choose_device, folder_of, generate
 
-    clock = Clock()
+    clock = Clock(began=STARTED)
+    clock.parts["imports"] = time.perf_counter() - STARTED
     choose_device(recipe.device)
     require(recipe.prior)
     run = run or create_run(recipe, a.out)

@@ -39,7 +39,7 @@ from renderers.raster import make_context
 
 @dataclass
 class Clock:
-    """Seconds by part, for metadata.json. Never read by a decision."""
+    """Seconds by part, for metadata.json, from `began` (a perf_counter reading). Never read by a decision."""
 
     began: float = field(default_factory=time.perf_counter)
     parts: dict[str, float] = field(default_factory=dict)

@@ -34,7 +34,7 @@ def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
         vertices, faces = keep_largest_components(vertices, faces, recipe.keep)
         return decimate(vertices, faces, recipe.faces)
     except EmptyMeshError as e:
-        raise CollapseError(f"The field has no surface ({e}) Try another --seed or more --field.steps.") from e
+        raise CollapseError(f"The mesh is empty: {e}. Try another --seed or more --field.steps.") from e
 
 
 def uniform_laplacian(faces: Tensor, vertices: int) -> Tensor:
