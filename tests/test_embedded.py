@@ -13,7 +13,7 @@ from torch import Tensor
 
 from guidance.errors import MissingWeights
 from guidance.prior import Views
-from guidance.priors.embedded import EmbeddedPrior
+from guidance.priors.embedded import EmbeddedPrior, Picture
 from guidance.priors.embedded_network import build_network, camera_vector, predict_x0
 from guidance.priors.embedded_train import (
     TrainConfig,
@@ -58,21 +58,23 @@ class ToySource:
 
     def draw(
         self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
-    ) -> tuple[Tensor, list[int]]:
+    ) -> tuple[Tensor, list[str]]:
         indices = torch.randint(0, 3, (objects,), generator=generator).tolist()
-        return self._render(indices, azimuth, elevation, size), indices
+        return self._render(indices, azimuth, elevation, size), [self.captions[i] for i in indices]
 
-    def validation(self, count: int, azimuth: Tensor, elevation: Tensor, size: int) -> tuple[Tensor, list[int]]:
+    def validation(
+        self, count: int, azimuth: Tensor, elevation: Tensor, size: int, seen: bool = False
+    ) -> tuple[Tensor, list[str]]:
         indices = [i % 3 for i in range(count)]
-        return self._render(indices, azimuth, elevation, size), indices
+        return self._render(indices, azimuth, elevation, size), [self.captions[i] for i in indices]
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         from app.train_prior import photograph
 
         return photograph(frames, generator)
 
-    def text(self, indices: list[int], drop: Tensor, generator: torch.Generator) -> TextEmbedding:
-        rows = torch.where(drop, torch.full_like(drop, 3, dtype=torch.long), torch.tensor(indices))
+    def text(self, captions: list[str]) -> TextEmbedding:
+        rows = torch.tensor([[*self.captions, ""].index(c) for c in captions])
         return TextEmbedding(self.embedding.tokens[rows], self.embedding.mask[rows])
 
 
@@ -123,6 +125,25 @@ def test_predicting_two_conditions_at_once_equals_one_at_a_time(prior: EmbeddedP
         s, a = prior.schedule.s(t), prior.schedule.a(t)
         torch.testing.assert_close(a * one.x0 + s * one.eps, z, atol=1e-4, rtol=1e-4)
     assert (both[0].x0 - both[1].x0).abs().max() > 1e-4, "the text must matter"
+
+
+def test_a_picture_joins_its_object_as_one_more_frame(prior: EmbeddedPrior) -> None:
+    views = Views(torch.arange(8) * math.pi / 2, torch.zeros(8), 4)
+    g = torch.Generator().manual_seed(4)
+    frames = torch.rand(2, 7, 32, 32, generator=g)
+    z, t = torch.randn(8, 7, 32, 32, generator=g), torch.full((8,), 700)
+    c, u = prior.condition("a car", views, Picture(frames)), prior.condition("", views)
+    before = prior.usage.frame_forwards
+    both = prior.predict(z, t, [c, u])
+    assert prior.usage.frame_forwards - before == 10 + 8
+    torch.testing.assert_close(both[1].x0, prior.predict(z, t, [u])[0].x0, atol=1e-4, rtol=1e-4)
+    other = frames.clone()
+    other[1] = 1 - other[1]
+    changed = prior.predict(z, t, [prior.condition("a car", views, Picture(other))])[0].x0
+    moved = (changed - both[0].x0).abs().amax((1, 2, 3))
+    assert (moved[:4] < 1e-5).all() and (moved[4:] > 1e-6).all(), "each object sees its own picture"
+    with pytest.raises(ValueError, match="views"):
+        prior.condition("a car", None, Picture(frames))
 
 
 def test_encode_refuses_other_shapes_and_decode_inverts_it(prior: EmbeddedPrior) -> None:
@@ -199,8 +220,8 @@ def test_training_learns_three_objects_and_resumes_bit_by_bit(encoder: TextEncod
     )
     state = train(new_state(config, CPU), source, config, tmp_path, CPU)
     log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in log] == [20, 40, 60]
-    assert log[-1]["x0"] < 0.6 * log[0]["x0"], "the held-out error must fall"
+    assert [r["step"] for r in log] == [0, 20, 40, 60]
+    assert log[-1]["x0"] < 0.6 * log[1]["x0"], "the held-out error must fall"
     again = load_checkpoint(new_state(config, CPU), tmp_path / "checkpoint.safetensors")
     assert again.step == 60 and again.frames == state.frames
     save_checkpoint(again, tmp_path / "second.safetensors")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from app.augment import PALETTE, SYNONYMS, dominant_group, mirrored, reworded
 from app.lowpoly import Pack, family_weights, load_pack, split_families
-from app.train_prior import PackSource, photograph
+from app.train_prior import Augment, PackSource, photograph
 from guidance.priors.text import TextEncoder
 from tests.objects import OBJECTS
 
@@ -24,6 +25,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     meshes = [m for _ in range(20) for m in OBJECTS.values()]
     rows = [
         {"family": f"us:{name}-{k}", "captions": [name, name.split()[-1]], "id": f"{k}-{name}"}
+        | {"name": name.split()[-1], "category": "toy"}
         for k in range(20)
         for name in OBJECTS
     ]
@@ -63,17 +65,56 @@ def test_whole_families_are_held_out_and_large_ones_weigh_less(pack: Pack) -> No
 
 
 def test_the_source_draws_training_objects_with_their_own_captions(pack: Pack, tmp_path: Path) -> None:
-    source = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors")
+    plain = Augment(recolor=0, mirror=0, reword=False)
+    source = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors", plain)
     again = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(source.embeddings, again.embeddings, strict=True))
+    assert source.embeddings.keys() == again.embeddings.keys()
+    assert all(torch.equal(source.embeddings[c], again.embeddings[c]) for c in source.embeddings)
     g = torch.Generator().manual_seed(0)
-    frames, indices = source.draw(6, torch.zeros(6, 2), torch.zeros(6, 2), 32, g)
-    assert frames.shape == (12, 7, 32, 32) and set(indices) <= set(source.training)
-    text = source.text(indices, torch.tensor([False] * 5 + [True]), g)
+    frames, captions = source.draw(6, torch.zeros(6, 2), torch.zeros(6, 2), 32, g)
+    assert frames.shape == (12, 7, 32, 32)
+    training = {c for i in source.training for c in pack.rows[i]["captions"]}
+    assert set(captions) <= training
+    names = list(OBJECTS)
+    for k, caption in enumerate(captions):
+        i = next(j for j, name in enumerate(names) if caption in (name, name.split()[-1]))
+        own = source._render([pack.mesh(i)], torch.zeros(1, 2), torch.zeros(1, 2), 32)
+        torch.testing.assert_close(frames[2 * k : 2 * k + 2], own)
+    text = source.text([*captions[:5], "", "words it has not seen"])
     assert text.mask[5].sum() == 2, "a dropped text is [CLS] [SEP]"
-    own = [source.embeddings[j] for j in range(source.first[indices[0]], source.first[indices[0] + 1])]
-    length = int(text.mask[0].sum())
-    assert any(len(e) == length and torch.equal(e.float(), text.tokens[0, :length]) for e in own)
+    own = source.embeddings[captions[0]]
+    assert torch.equal(own.float(), text.tokens[0, : len(own)]) and int(text.mask[0].sum()) == len(own)
+
+
+def test_changed_objects_are_what_their_captions_say(pack: Pack, tmp_path: Path) -> None:
+    source = PackSource(pack, TextEncoder(), tmp_path / "c.safetensors", Augment(recolor=1, mirror=1, reword=False))
+    for index in range(3):
+        v, n, c, f = pack.mesh(index)
+        (mv, mn, mc, mf), caption = source._object(index, [0, 0, 4 / len(PALETTE) + 1e-6, 0, 0, 0, 0])
+        np.testing.assert_array_equal(mv, v * [-1, 1, 1])
+        assert mirrored((mv, mn, mc, mf))[0].tolist() == v.tolist()
+
+        # outward normals stay outward: geometric and stored normals agree as often as before
+        def outward(v, n, f):
+            return float((np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]) * n[f].sum(1)).sum(1).mean())
+
+        assert outward(mv, mn, mf) == pytest.approx(outward(v, n, f), rel=1e-4)
+        group, share = dominant_group((v, n, c, f))
+        if share < 0.4:
+            assert caption in pack.rows[index]["captions"]
+            continue
+        assert caption == f"a blue {pack.rows[index]['name']}"
+        blue = mc[group]
+        assert (blue[:, 2] > blue[:, 0] + 0.2).all() and np.array_equal(mc[~group], c[~group])
+
+
+def test_captions_in_other_words_leave_out_the_words_that_eval100_asks_about() -> None:
+    near = "couch automobile fir fridge tombstone doughnut toadstool cottage starship hatchet cask wigwam".split()
+    assert not set(near) & {word for options in SYNONYMS.values() for word in options}
+    assert reworded("a red sofa", 0.5, 0.0) == "a red sofa"
+    assert reworded("a red sofa", 0.75, 0.0) == "red sofa"
+    assert reworded("a red sofa", 0.9, 0.0) == "a red settee"
+    assert reworded("a sofa bed frame", 0.9, 0.0) == "a sofa bed frame"
 
 
 def test_photographs_keep_the_cut_out_and_lose_the_normals(pack: Pack, tmp_path: Path) -> None:

@@ -24,13 +24,24 @@ from guidance.priors.text import TextEmbedding, TextEncoder
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What a user has: `frames` (objects, 7, S, S) in [0, 1], one an object: lit RGB on mid-grey, alpha, normals
+    mid-grey. `elevation`: (objects,) radians, or None for unknown. The views' azimuths are relative to the picture's.
+    """
+
+    frames: Tensor
+    elevation: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class EmbeddedCondition:
-    """`text`: (1, L, 384) for all frames; `camera`: (B, 16), or None for a view-blind condition; V frames an
-    object."""
+    """`text`: (1, L, 384) for all frames; `camera`: (B, 16), or None for a view-blind condition; V frames an object.
+    `picture`: (objects, 7, S, S) in [-1, 1] and its camera vectors (objects, 16), or None."""
 
     text: TextEmbedding
     camera: Tensor | None
     frames_per_object: int
+    picture: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
@@ -89,38 +100,71 @@ class EmbeddedPrior:
         """[-1, 1] -> [0, 1], clipped."""
         return (x * 0.5 + 0.5).clamp(0, 1)
 
-    def condition(self, prompt: str, views: Views | None) -> EmbeddedCondition:
-        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text."""
+    def condition(self, prompt: str, views: Views | None, picture: Picture | None = None) -> EmbeddedCondition:
+        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text. With a `picture`, the
+        views are relative to it; ValueError without views."""
         if prompt not in self._texts:
             self._texts[prompt] = self.encoder([prompt])
         text = self._texts[prompt]
         if views is None:
+            if picture is not None:
+                raise ValueError("A picture needs views: azimuths relative to it.")
             return EmbeddedCondition(text, None, 1)
-        camera = camera_vector(views.azimuth, views.elevation, len(views.azimuth), self.device)
-        return EmbeddedCondition(text, camera, views.frames_per_object)
+        relative = picture is not None
+        camera = camera_vector(views.azimuth, views.elevation, len(views.azimuth), self.device, relative=relative)
+        if picture is None:
+            return EmbeddedCondition(text, camera, views.frames_per_object)
+        n = len(picture.frames)
+        zero = torch.zeros(n, device=self.device)
+        own = camera_vector(zero, picture.elevation, n, self.device, picture=zero + 1, relative=True)
+        if picture.elevation is None:  # in training both kinds of frame lose their elevation together
+            camera = camera_vector(views.azimuth, None, len(views.azimuth), self.device, relative=True)
+        return EmbeddedCondition(text, camera, views.frames_per_object, (self.encode(picture.frames), own))
 
     @torch.no_grad()
     def predict(self, z: Tensor, t: Tensor, conditions: Sequence[EmbeddedCondition]) -> list[Prediction]:
-        """One prediction a condition from one network call over len(conditions) * B frames."""
+        """One prediction a condition, from one network call over len(conditions) * B frames (two, where only some have
+        a picture)."""
         start = time.perf_counter()
-        b, k = z.shape[0], len(conditions)
+        b = z.shape[0]
         frames = conditions[0].frames_per_object
         if any(c.frames_per_object != frames for c in conditions) or b % frames:
             raise ValueError(f"Conditions of one call must share frames_per_object, and it must divide {b}.")
-        length = max(c.text.mask.shape[1] for c in conditions)
-
-        def pad(x: Tensor) -> Tensor:
-            extra = [0, 0] * (x.ndim - 2) + [0, length - x.shape[1]]
-            return F.pad(x, extra).expand(b, *[-1] * (x.ndim - 1))
-
-        text = TextEmbedding(
-            torch.cat([pad(c.text.tokens) for c in conditions]), torch.cat([pad(c.text.mask) for c in conditions])
-        )
-        blind = camera_vector(None, None, b, self.device)
-        camera = torch.cat([blind if c.camera is None else c.camera for c in conditions])
-        x0 = predict_x0(self.net, z.repeat(k, 1, 1, 1), t.repeat(k), text, camera, frames)
+        out: list[Tensor | None] = [None] * len(conditions)
+        for with_picture in (False, True):
+            chosen = [i for i, c in enumerate(conditions) if (c.picture is not None) == with_picture]
+            if chosen:
+                x0 = self._network([conditions[i] for i in chosen], z, t, frames)
+                for i, x in zip(chosen, x0, strict=True):
+                    out[i] = x
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.usage.frame_forwards += k * b
         self.usage.seconds += time.perf_counter() - start
-        return [Prediction.from_x0(x, z, t, self.schedule) for x in x0.chunk(k)]
+        return [Prediction.from_x0(x, z, t, self.schedule) for x in out if x is not None]
+
+    def _network(self, conditions: list[EmbeddedCondition], z: Tensor, t: Tensor, frames: int) -> list[Tensor]:
+        """x0 (B, 7, S, S) a condition. All have a picture, or none has: it joins each object as its first frame."""
+        b = z.shape[0]
+        length = max(c.text.mask.shape[1] for c in conditions)
+        inputs = []
+        for c in conditions:
+            blind = camera_vector(None, None, b, self.device)
+            one = (z, t, blind if c.camera is None else c.camera)
+            if c.picture is not None:
+                n = len(c.picture[0])
+                heads = (c.picture[0], torch.zeros(n, dtype=t.dtype, device=t.device), c.picture[1])
+                one = tuple(
+                    torch.cat([h[:, None], x.unflatten(0, (n, frames))], 1).flatten(0, 1)
+                    for h, x in zip(heads, one, strict=True)
+                )
+            extra = (0, 0, 0, length - c.text.mask.shape[1])
+            tokens = F.pad(c.text.tokens, extra).expand(len(one[0]), -1, -1)
+            mask = F.pad(c.text.mask, extra[2:]).expand(len(one[0]), -1)
+            inputs.append((*one, tokens, mask))
+        zs, ts, cameras, tokens, masks = (torch.cat(x) for x in zip(*inputs, strict=True))
+        joined = frames + (conditions[0].picture is not None)
+        x0 = predict_x0(self.net, zs, ts, TextEmbedding(tokens, masks), cameras, joined)
+        self.usage.frame_forwards += len(zs)
+        if joined > frames:
+            x0 = x0.unflatten(0, (-1, joined))[:, 1:].flatten(0, 1)
+        return list(x0.chunk(len(conditions)))

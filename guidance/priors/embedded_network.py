@@ -2,12 +2,14 @@
 frames of an object.
 
 Frames are 7 x S x S in [-1, 1] (S = 64, or 32 in the first part of training), pixel-unshuffled by 4 to 112 x S/4 x
-S/4. The network predicts x0. Each frame carries its own time step, and its own camera vector as a projection class
-embedding. MVDream's recipe (2308.16512) at a thousandth of its size.
+S/4. The network predicts x0. Each frame carries its own time step, and its own condition vector as a projection class
+embedding: camera, geometry's own time step where it has one, mean of the text's tokens. MVDream's recipe (2308.16512)
+at a thousandth of its size.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from guidance.priors.text import WIDTH, TextEmbedding
 CHANNELS = 7
 PATCH = 4
 CAMERA_WIDTH = 16
+TIME_WIDTH = 16
+CONDITION_WIDTH = CAMERA_WIDTH + TIME_WIDTH + WIDTH
 
 
 class FrameAttention:
@@ -48,14 +52,30 @@ class FrameAttention:
         # diffusers hands the mask as an additive bias (batch, 1, keys); it only ever belongs to the text
         bias = attention_mask[:, None].to(hidden_states.dtype) if attention_mask is not None else None
         q, k, v = heads(attn.to_q(hidden_states)), heads(attn.to_k(source)), heads(attn.to_v(source))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if q.requires_grad and q.device.type == "cpu":
+            out = softmax_attention(
+                q, k, v, bias
+            )  # torch's fused backward on a CPU is slower: 30 % of a step at 64 px
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).flatten(2)
         out = attn.to_out[1](attn.to_out[0](out))
         return out.reshape(batch, tokens, width)
 
 
-def build_network(channels: tuple[int, ...] = (64, 128, 192), sample_size: int = 16) -> UNet2DConditionModel:
-    """The network with random weights. 11.6 M parameters at the default channels. No attention at the finest level:
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(width) + bias) v, written out."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def build_network(
+    channels: tuple[int, ...] = (64, 128, 192), sample_size: int = 16, condition_width: int = CONDITION_WIDTH
+) -> UNet2DConditionModel:
+    """The network with random weights. 11.7 M parameters at the default channels. A `condition_width` of 16 (the first
+    weights) knows the camera alone. No attention at the finest level:
     joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
     net = UNet2DConditionModel(
@@ -70,7 +90,7 @@ def build_network(channels: tuple[int, ...] = (64, 128, 192), sample_size: int =
         cross_attention_dim=WIDTH,
         attention_head_dim=tuple(max(1, c // 32) for c in channels),  # pyright: ignore[reportArgumentType] # diffusers' name for the number of heads
         class_embed_type="projection",
-        projection_class_embeddings_input_dim=CAMERA_WIDTH,
+        projection_class_embeddings_input_dim=condition_width,
         norm_num_groups=16,
     )
     net.set_attn_processor(FrameAttention())  # pyright: ignore[reportArgumentType]
@@ -114,18 +134,52 @@ def camera_vector(
     return v
 
 
+def geometry_time(t: Tensor) -> Tensor:
+    """(B, 16) features of the time step t (B,) of alpha and normals, where it is not the frame's own: 1, then sin and
+    cos of pi k t / 1000, k = 1/2, 1, 2, 4, 8, 16, 32, then t / 1000. Zero rows mean: as the frame's own."""
+    u = t.float() / 1000
+    waves = [f(math.pi * k * u) for k in (0.5, 1, 2, 4, 8, 16, 32) for f in (torch.sin, torch.cos)]
+    return torch.stack([torch.ones_like(u), *waves, u], 1)
+
+
+def pooled(text: TextEmbedding) -> Tensor:
+    """(B, 384) mean of a text's tokens, scaled to unit mean square."""
+    mean = (text.tokens * text.mask[..., None]).sum(1) / text.mask.sum(1, keepdim=True)
+    return F.normalize(mean, dim=1) * WIDTH**0.5
+
+
 def predict_x0(
-    net: UNet2DConditionModel, z: Tensor, t: Tensor, text: TextEmbedding, camera: Tensor, frames: int
+    net: UNet2DConditionModel,
+    z: Tensor,
+    t: Tensor,
+    text: TextEmbedding,
+    camera: Tensor,
+    frames: int,
+    geometry: Tensor | None = None,
 ) -> Tensor:
     """x0 (B, 7, S, S) from noisy frames z (B, 7, S, S) in [-1, 1] scale, t (B,), text (B, L, 384), camera (B, 16).
-    `frames` neighbours are one object."""
+    `frames` neighbours are one object. `geometry`: `geometry_time` rows (B, 16) where alpha and normals carry a noise
+    level of their own."""
+    condition = camera
+    if net.config["projection_class_embeddings_input_dim"] > CAMERA_WIDTH:
+        if geometry is None:
+            geometry = torch.zeros(len(camera), TIME_WIDTH, device=camera.device)
+        condition = torch.cat([camera, geometry, pooled(text)], 1)
     out = net(
         F.pixel_unshuffle(z, PATCH),
         t,
         text.tokens,
-        class_labels=camera,
+        class_labels=condition,
         encoder_attention_mask=text.mask,
         cross_attention_kwargs={"frames": frames},
         return_dict=False,
     )[0]
     return F.pixel_shuffle(out.float(), PATCH)
+
+
+def widen(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network that knows the camera alone, for one that is told more: zeros for what is new, so that it
+    starts as the same function."""
+    key = "class_embedding.linear_1.weight"
+    extra = CONDITION_WIDTH - state[key].shape[1]
+    return state | {key: F.pad(state[key], (0, extra))} if extra else state

@@ -6,7 +6,8 @@ cosine schedule.
 Every step draws one kind of set (so that a batch is dense): 60 % joint (4 frames of an object 90 degrees apart, with
 cameras), 20 % single with camera, 20 % single without. The text is dropped in 10 %. In 35 % of the first two kinds a
 picture joins every object as one more frame with t = 0; then half of the azimuths are given relative to it. Elevation
-is dropped in 30 % of those.
+is dropped in 30 % of those. In `separate_times` of the sets alpha and normals carry a time step of their own, half of
+those 0: colours for a given shape (the second stage of Direct2.5, 2311.15980).
 """
 
 from __future__ import annotations
@@ -20,13 +21,22 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from guidance.prior import NoiseSchedule, squared_cosine_schedule
-from guidance.priors.embedded_network import build_network, camera_vector, predict_x0, to
+from guidance.priors.embedded_network import (
+    build_network,
+    camera_vector,
+    geometry_time,
+    predict_x0,
+    to,
+    widen,
+)
 from guidance.priors.embedded_weights import load_network
+from guidance.priors.muon import Muon
 from guidance.priors.text import TextEmbedding
 
 MAX_WEIGHT = 20.0
@@ -38,21 +48,23 @@ class Source(Protocol):
 
     def draw(
         self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
-    ) -> tuple[Tensor, list[int]]:
-        """`objects` random objects from views (objects, V): frames (objects * V, 7, size, size) in [0, 1], and their
-        indices."""
+    ) -> tuple[Tensor, list[str]]:
+        """`objects` random objects from views (objects, V): frames (objects * V, 7, size, size) in [0, 1], and a
+        caption each."""
         ...
 
-    def validation(self, count: int, azimuth: Tensor, elevation: Tensor, size: int) -> tuple[Tensor, list[int]]:
-        """The same for a fixed set of `count` objects of held-out families."""
+    def validation(
+        self, count: int, azimuth: Tensor, elevation: Tensor, size: int, seen: bool = False
+    ) -> tuple[Tensor, list[str]]:
+        """The same for a fixed set of `count` objects of held-out families, or (`seen`) of training families."""
         ...
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """Photograph-like versions (RGB lit, alpha kept, normals mid-grey) of frames (B, 7, S, S)."""
         ...
 
-    def text(self, indices: list[int], drop: Tensor, generator: torch.Generator) -> TextEmbedding:
-        """A random caption's embedding for each index; the empty prompt's where `drop` (B,) is true."""
+    def text(self, captions: list[str]) -> TextEmbedding:
+        """The captions' embeddings; the empty string is the dropped text."""
         ...
 
 
@@ -71,6 +83,9 @@ class TrainConfig:
     ema: float = 0.9995
     seed: int = 0
     bf16: bool = True
+    separate_times: float = 0.1
+    optimizer: str = "adamw"
+    """adamw, or muon for the matrices (guidance/priors/muon.py)."""
     validate_every: int = 500
     sample_every: int = 3000
     save_every: int = 500
@@ -81,7 +96,7 @@ class TrainConfig:
 class TrainState:
     net: UNet2DConditionModel
     ema: dict[str, Tensor]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int = 0
     frames: int = 0
     seconds: float = 0.0
@@ -94,12 +109,14 @@ def new_state(config: TrainConfig, device: torch.device | str, weights: Path | N
         torch.default_generator.manual_seed(config.seed)  # diffusers initialises from the global generator
         net = build_network(config.channels)
     if weights is not None:
-        net = load_network(weights, "cpu")[0].requires_grad_(True)
+        net.load_state_dict(widen(dict(load_network(weights, "cpu")[0].state_dict())))
     net = to(net, device).train()
     return TrainState(net, {k: v.detach().clone() for k, v in net.state_dict().items()}, make_optimizer(net, config))
 
 
-def make_optimizer(net: UNet2DConditionModel, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(net: UNet2DConditionModel, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "muon":
+        return Muon(net.named_parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     matrices = [p for p in net.parameters() if p.ndim > 1]
     vectors = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -122,6 +139,7 @@ class Batch:
     camera: Tensor  # (B, 16)
     frames: int  # per object, the picture included
     target: Tensor  # (B,) bool: false on picture frames
+    geometry: Tensor | None = None  # (B,) the time step of alpha and normals, where it is not t
 
 
 def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) -> Batch:
@@ -138,7 +156,7 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
         azimuth = torch.cat([torch.rand(objects, 1, generator=generator) * 2 * math.pi, azimuth], 1)
         own = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(50)
         elevation = torch.cat([own, elevation], 1)
-    frames, indices = source.draw(objects, azimuth, elevation, config.size, generator)
+    frames, captions = source.draw(objects, azimuth, elevation, config.size, generator)
     v = views + with_picture
     is_picture = torch.zeros(objects, v, dtype=torch.bool)
     if with_picture:
@@ -158,31 +176,42 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
         picture=is_picture,
         relative=relative,
     )
-    drop = (torch.rand(objects, generator=generator) < 0.1).repeat_interleave(v)
-    text = source.text([i for i in indices for _ in range(v)], drop, generator)
+    drop = (torch.rand(objects, generator=generator) < 0.1).tolist()
+    captions = ["" if dropped else c for c, dropped in zip(captions, drop, strict=True)]
+    text = source.text([c for c in captions for _ in range(v)])
     t = torch.randint(0, 1000, (objects, 1), generator=generator).expand(objects, v)
     # half of the joint sets share one t (what sampling sees), half draw one a frame (what DSD and SDS may need)
     if u[4] < 0.5:
         t = torch.randint(0, 1000, (objects, v), generator=generator)
-    t = torch.where(is_picture, torch.zeros_like(is_picture, dtype=torch.long), t.flatten())
-    return Batch(frames * 2 - 1, t, text, camera, v, ~is_picture)
+    geometry = None
+    if u[5] < config.separate_times:
+        geometry = torch.randint(0, 1000, (objects, 1), generator=generator)
+        geometry *= torch.rand(objects, 1, generator=generator) < 0.5
+        geometry = geometry.expand(objects, v).flatten().masked_fill(is_picture, 0)
+    t = t.flatten().masked_fill(is_picture, 0)
+    return Batch(frames * 2 - 1, t, text, camera, v, ~is_picture, geometry)
 
 
 def x0_loss(net: UNet2DConditionModel, batch: Batch, noise: Tensor, schedule: NoiseSchedule, bf16: bool) -> Tensor:
     """min(1/s^2, 20)-weighted mean squared x0 error over the frames that are targets."""
     target = batch.target[:, None, None, None]
-    z = torch.where(target, schedule.add_noise(batch.x, noise, batch.t), batch.x)
+    times = [batch.t] * 3 + [batch.t if batch.geometry is None else batch.geometry] * 4  # of the seven channels
+    a = torch.cat([schedule.a(t) for t in times], 1)
+    s = torch.cat([schedule.s(t) for t in times], 1)
+    z = torch.where(target, a * batch.x + s * noise, batch.x)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
-        x0 = predict_x0(net, z, batch.t, batch.text, batch.camera, batch.frames)
-    weight = (1 / schedule.s(batch.t) ** 2).clamp(max=MAX_WEIGHT)[:, 0, 0, 0]
-    error = (x0 - batch.x).square().mean((1, 2, 3))
-    return (weight * error)[batch.target].mean()
+        geometry = None if batch.geometry is None else geometry_time(batch.geometry)
+        x0 = predict_x0(net, z, batch.t, batch.text, batch.camera, batch.frames, geometry)
+    weight = (1 / s**2).clamp(max=MAX_WEIGHT)
+    error = (weight * (x0 - batch.x).square()).mean((1, 2, 3))
+    return error[batch.target].mean()
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     text = TextEmbedding(batch.text.tokens.to(device), batch.text.mask.to(device))
     x, t = batch.x.to(device, non_blocking=True), batch.t.to(device, non_blocking=True)
-    return Batch(x, t, text, batch.camera.to(device), batch.frames, batch.target.to(device))
+    geometry = None if batch.geometry is None else batch.geometry.to(device)
+    return Batch(x, t, text, batch.camera.to(device), batch.frames, batch.target.to(device), geometry)
 
 
 @torch.no_grad()
@@ -193,19 +222,18 @@ def validation_error(
     schedule: NoiseSchedule,
     device: torch.device | str,
     bf16: bool,
+    seen: bool = False,
 ) -> dict[str, float]:
-    """Mean squared x0 error, unweighted, of joint frames of held-out families at t = 100, 300, 500, 700, 900, with
-    fixed noise."""
+    """Mean squared x0 error, unweighted, of joint frames of held-out families (or of training families: `seen`) at
+    t = 100, 300, 500, 700, 900, with fixed noise."""
     generator = torch.Generator().manual_seed(1234)
     objects, views = 16, 4
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (math.pi / 2)
     elevation = (math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)).expand(
         objects, views
     )
-    frames, indices = source.validation(objects, azimuth, elevation, size)
-    text = source.text(
-        [i for i in indices for _ in range(views)], torch.zeros(objects * views, dtype=torch.bool), generator
-    )
+    frames, captions = source.validation(objects, azimuth, elevation, size, seen)
+    text = source.text([c for c in captions for _ in range(views)])
     x = (frames * 2 - 1).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)
     camera = camera_vector(azimuth.flatten(), elevation.flatten(), objects * views)
@@ -238,6 +266,27 @@ def train(
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     first, running, last = state.step, 0.0, time.perf_counter()
     shadow = copy_for_ema(config, device)
+
+    def validate() -> None:
+        nonlocal last
+        now = time.perf_counter()
+        state.seconds += now - last
+        shadow.load_state_dict(state.ema)
+        entry = {"step": state.step, "frames": state.frames, "size": config.size, "train": running}
+        entry |= {"seconds": state.seconds}
+        entry |= validation_error(shadow, source, config.size, schedule, device, config.bf16)
+        seen = validation_error(shadow, source, config.size, schedule, device, config.bf16, seen=True)
+        entry |= {"seen": seen["x0"], "seen_900": seen["x0_900"]}
+        with (folder / "train.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        say(
+            f"step {state.step} · {state.frames} frames · loss {running:.4f} · x0 error held-out {entry['x0']:.4f}, "
+            f"seen {entry['seen']:.4f}"
+        )
+        last = time.perf_counter()
+
+    if state.step == 0:  # what the weights that it goes on from reach, to compare with
+        validate()
     while state.step < config.steps:
         batch = to_device(draw_batch(source, config, generator), device)
         noise = torch.randn(batch.x.shape, generator=generator).to(device)
@@ -259,23 +308,7 @@ def train(
             )
         running = value if running == 0 else 0.99 * running + 0.01 * value
         if state.step % config.validate_every == 0 or state.step == config.steps:
-            now = time.perf_counter()
-            state.seconds += now - last
-            shadow.load_state_dict(state.ema)
-            entry = {
-                "step": state.step,
-                "frames": state.frames,
-                "size": config.size,
-                "train": running,
-                "seconds": state.seconds,
-            }
-            entry |= validation_error(shadow, source, config.size, schedule, device, config.bf16)
-            with (folder / "train.jsonl").open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            say(
-                f"step {state.step} · {state.frames} frames · loss {running:.4f} · held-out x0 error {entry['x0']:.4f}"
-            )
-            last = time.perf_counter()
+            validate()
         stop = (folder / "stop").exists()
         if state.step % config.save_every == 0 or state.step == config.steps or stop:
             save_checkpoint(state, folder / "checkpoint.safetensors")
@@ -297,6 +330,10 @@ def update_ema(state: TrainState, decay: float) -> None:
         average.lerp_(live[k], 1 - decay)
 
 
+def name_of(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__.lower()
+
+
 def save_checkpoint(state: TrainState, path: Path) -> None:
     """Everything a local resume needs: live and EMA weights and the optimiser's moments, in one safetensors file."""
     tensors = {f"net.{k}": v for k, v in state.net.state_dict().items()} | {
@@ -305,27 +342,33 @@ def save_checkpoint(state: TrainState, path: Path) -> None:
     for i, entry in state.optimizer.state_dict()["state"].items():
         tensors |= {f"opt.{i}.{k}": v for k, v in entry.items()}
     numbers = {"step": str(state.step), "frames": str(state.frames), "seconds": str(state.seconds)}
+    numbers["optimizer"] = name_of(state.optimizer)
     temporary = path.with_suffix(".tmp")
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=numbers)
     temporary.replace(path)
 
 
 def load_checkpoint(state: TrainState, path: Path) -> TrainState:
-    """The inverse of `save_checkpoint`, into a state of the same shape."""
+    """The inverse of `save_checkpoint`, into a state of the same shape. Moments of another optimiser are left out."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         numbers = file.metadata()
         # cloned: what safetensors returns may be a window into the mapped file, which later saves replace
         tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
-    state.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
-    state.ema = {k: tensors[f"ema.{k}"].to(v.device) for k, v in state.ema.items()}
+    state.net.load_state_dict(widen({k[4:]: v for k, v in tensors.items() if k.startswith("net.")}))
+    ema = widen({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    state.ema = {k: ema[k].to(v.device) for k, v in state.ema.items()}
     saved = state.optimizer.state_dict()
+    shapes = [p.shape for group in state.optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("opt."):
+        if key.startswith("opt.") and numbers.get("optimizer", "adamw") == name_of(state.optimizer):
             _, i, name = key.split(".")
+            if value.ndim == 2:  # moments of a layer that has been widened since
+                value = F.pad(value, (0, shapes[int(i)][1] - value.shape[1]))
             moments.setdefault(int(i), {})[name] = value
-    state.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
+    if moments:
+        state.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
     state.step, state.frames, state.seconds = int(numbers["step"]), int(numbers["frames"]), float(numbers["seconds"])
     return state

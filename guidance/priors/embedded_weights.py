@@ -1,6 +1,7 @@
 """The embedded prior's files: bf16 safetensors shards of at most 15 MB beside a config.json that names them.
 
-config.json: {"format": 1, "channels": [...], "size": 64, "shards": {file: sha256}, "training": {...}}.
+config.json: {"format": 1, "channels": [...], "condition_width": 416, "size": 64, "shards": {file: sha256},
+"training": {...}}.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from guidance.errors import MissingWeights
-from guidance.priors.embedded_network import build_network, to
+from guidance.priors.embedded_network import CAMERA_WIDTH, build_network, to
 
 SHARD_BYTES = 14_000_000
 FORMAT = 1
@@ -45,7 +46,16 @@ def export_weights(
         names[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     for stale in set(folder.glob("prior-*-of-*.safetensors")) - {folder / n for n in names}:
         stale.unlink()
-    config = {"format": FORMAT, "channels": list(channels), "size": size, "shards": names, "training": training}
+    config = {
+        "format": FORMAT,
+        "channels": list(channels),
+        "condition_width": state["class_embedding.linear_1.weight"].shape[1]
+        if "class_embedding.linear_1.weight" in state
+        else CAMERA_WIDTH,
+        "size": size,
+        "shards": names,
+        "training": training,
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -60,7 +70,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
         if config["format"] != FORMAT:
             raise KeyError("format")
-        return {"channels": tuple(int(c) for c in config["channels"]), "size": int(config["size"])} | config
+        return {
+            "channels": tuple(int(c) for c in config["channels"]),
+            "condition_width": CAMERA_WIDTH,  # of the first weights, whose config.json does not say
+            "size": int(config["size"]),
+        } | config
     except (ValueError, KeyError, TypeError) as e:
         raise MissingWeights(
             f"{path} is not a Polymode prior's configuration; restore the file or choose another --prior."
@@ -91,7 +105,7 @@ def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DCondit
     shards, config = read_shards(folder)
     state: dict[str, Tensor] = {}
     with torch.device("meta"):
-        net = build_network(tuple(config["channels"]))
+        net = build_network(tuple(config["channels"]), condition_width=int(config["condition_width"]))
     try:
         for data in shards:
             state |= load(data)
