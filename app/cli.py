@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `polymode models list`, `polymode doctor`. Flags come from the dataclasses
-of app/recipes.py."""
+"""The command line: `polymode generate`, `polymode evaluate`, `polymode models list`, `polymode doctor`. Flags
+come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tyro
 
 from app import STARTED
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
+from app.evaluate.options import Evaluate
 from app.recipes import Recipe, check, load_recipe, preset
 
 
@@ -133,10 +134,11 @@ def default_recipe(argv: list[str]) -> Recipe:
     return preset(name)
 
 
-def parse(argv: list[str]) -> Generate | Models | Doctor:
+def parse(argv: list[str]) -> Generate | Evaluate | Models | Doctor:
     generate = Generate(recipe=default_recipe(argv) if argv[:1] == ["generate"] else Recipe(""))
     kind = (
         Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
@@ -151,6 +153,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         a = parse(argv)
         if isinstance(a, Generate):
             code = run_generate(a)
+        elif isinstance(a, Evaluate):
+            from app.evaluate.command import run_evaluate
+
+            code = run_evaluate(a)
         elif isinstance(a, Models):
             code = run_models(a)
         else:

@@ -1,0 +1,63 @@
+"""Numbers over prompts and sets: bootstrap intervals, kernel distance, nearest neighbours, PSNR and SSIM.
+
+Bootstrap: percentiles 2.5 and 97.5 of the mean over resampled prompts, from a fixed generator.
+Kernel distance (KID, 1801.01401): the unbiased squared MMD with k(x, y) = (x . y / d + 1)^3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+RESAMPLES = 2000
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> list[float] | None:
+    """[mean, low, high]: the mean and its 95 % bootstrap interval over the values; None without values."""
+    if not values:
+        return None
+    x = torch.tensor(values, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    means = x[torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return [float(x.mean()), low, high]
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Unbiased squared MMD of feature sets (N, D) and (M, D), at least two each. May be slightly negative."""
+    if len(x) < 2 or len(y) < 2:
+        raise ValueError(f"A kernel distance needs at least two features on each side, got {len(x)} and {len(y)}.")
+    x, y, d = x.double(), y.double(), x.shape[1]
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / d + 1) ** 3
+
+    def without_diagonal(k: Tensor) -> Tensor:
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    return float(without_diagonal(kernel(x, x)) + without_diagonal(kernel(y, y)) - 2 * kernel(x, y).mean())
+
+
+def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine distance (N,) of each query (N, D) to its nearest of the bank (M, D), and that one's index (N,)."""
+    q = torch.nn.functional.normalize(queries, dim=1)
+    b = torch.nn.functional.normalize(bank, dim=1)
+    best, index = (q @ b.T).max(1)
+    return 1 - best, index
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) peak signal-to-noise ratio, decibel, of pictures (B, C, H, W) in [0, 1]; infinite where they are equal."""
+    return -10 * (x - y).square().mean((1, 2, 3)).log10()
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) structural similarity of pictures (B, C, H, W) in [0, 1]: Gaussian window of sigma 1.5 (Wang et al.
+    2004)."""
+    options = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5}
+    pairs = zip(x.cpu().numpy(), y.cpu().numpy(), strict=True)
+    values = [structural_similarity(a, b, use_sample_covariance=False, **options) for a, b in pairs]  # pyright: ignore
+    return torch.tensor([float(v) for v in values])  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,258 @@
+"""Train the evaluator: `python -m app.train_evaluator --data ../shared/data --out .cache/evaluator`.
+
+A bank of views of every object (the evaluator's own cameras and families) is rendered once; batches are drawn from
+it by class (weight families^1/2, the fixed prompts' threefold). Colours, shape of the picture and sharpness are
+disturbed, so that a noun hangs neither on a colour nor on a clean render:
+    loss = -log sum_{names of the class} exp(s cos) / sum_{all names} exp(s cos)
+         + the same among the fixed prompts' classes that have objects + cross entropy of the azimuth where there
+         is a front.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from app.evaluate.labels import has_front, label, split
+from app.evaluate.network import AZIMUTH_BINS, SIZE, Network, embed_nouns, light_frames, save_evaluator
+from app.evaluate.nouns import class_of, classes, eval100, names_of
+from app.evaluate.recolor import random_color_maps
+from app.lowpoly import Pack, load_pack
+from guidance.priors.text import TextEncoder
+from renderers.cameras import Cameras
+from renderers.snapshot import compile_kernels, snapshots
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train the evaluator on the low-poly pack and write weights and held-out accuracies into `out`."""
+
+    data: Path = Path("../shared/data")
+    out: Path = Path(".cache/evaluator")
+    steps: int = 2500
+    batch: int = 96
+    views: int = 20
+    """Views of each object in the bank, from random cameras."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    azimuth_weight: float = 0.5
+    prompt_weight: float = 0.5
+    seed: int = 0
+    say_every: int = 100
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes and names of the objects. `names` (N) all names that are scored; `owner` (N,) the class of each;
+    `kind` (objects,) the class of each object; `prompt` (K,) bool: the fixed prompts' classes that have objects."""
+
+    classes: list[str]
+    names: list[str]
+    owner: Tensor
+    kind: Tensor
+    prompt: Tensor
+
+
+def make_labels(pack: Pack, indices: list[int]) -> Labels:
+    """Names of the classes that the objects `indices` have; -1 for objects of other classes."""
+    of = [label(r["name"]) for r in pack.rows]
+    kinds = sorted({of[i] for i in indices})
+    number = {k: i for i, k in enumerate(kinds)}
+    names = [n for k in kinds for n in names_of(k)]
+    owner = torch.tensor([number[class_of(n)] for n in names])
+    wanted = set(classes(eval100()))
+    return Labels(
+        kinds,
+        names,
+        owner,
+        torch.tensor([number.get(k, -1) for k in of]),
+        torch.tensor([k in wanted for k in kinds]),
+    )
+
+
+def random_cameras(count: int, generator: torch.Generator) -> Cameras:
+    """Any azimuth, elevation -5 to 40 degrees, field of view 22 to 45, so far away that the unit sphere spans 85
+    to 100 % of the picture."""
+    u = torch.rand(4, count, generator=generator)
+    fov = torch.deg2rad(22 + 23 * u[2])
+    span = 0.85 + 0.15 * u[3]
+    distance = 1 / torch.sin(torch.atan(span * torch.tan(fov / 2)))
+    return Cameras(u[0] * 2 * math.pi, torch.deg2rad(-5 + 45 * u[1]), distance, fov)
+
+
+def render_bank(pack: Pack, indices: list[int], views: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(len(indices) * views, 7, 64, 64) uint8 frames and their azimuths."""
+    cameras = random_cameras(len(indices) * views, generator)
+    bank = torch.empty(len(cameras), 7, SIZE, SIZE, dtype=torch.uint8)
+    for k in range(0, len(indices), 32):
+        meshes = [pack.mesh(i) for i in indices[k : k + 32] for _ in range(views)]
+        part = slice(k * views, k * views + len(meshes))
+        frames = snapshots(meshes, cameras[part], SIZE)
+        bank[part] = torch.from_numpy((frames * 255 + 0.5).astype(np.uint8))
+    return bank, cameras.azimuth
+
+
+def augment(frames: Tensor, azimuth: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Disturb frames (B, 7, S, S): other colours, mirrored, moved, scaled, blurred, blotched, noisy, flatter. Azimuths
+    of mirrored frames change sign."""
+    b = len(frames)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(b, 1, 1, 1, generator=generator)
+
+    def some(share: float) -> Tensor:
+        return torch.rand(b, 1, 1, 1, generator=generator) < share
+
+    alpha = frames[:, 3:4]
+    base = ((frames[:, :3] - 0.5 * (1 - alpha)) / alpha.clamp(min=0.05)).clamp(0, 1)
+    matrix, offset = random_color_maps(b, generator)
+    base = (torch.einsum("bij,bjhw->bihw", matrix, base) + offset[:, :, None, None]).clamp(0, 1)
+    blotch = F.interpolate(torch.randn(b, 3, 6, 6, generator=generator), SIZE, mode="bilinear", align_corners=False)
+    base = (base + blotch * uniform(0, 0.22) * some(0.5)).clamp(0, 1)
+    normal = frames[:, 4:] * 2 - 1
+    x = torch.cat([base * alpha, alpha, normal], 1)
+
+    mirror = some(0.5)
+    x = torch.where(mirror, x.flip(3) * x.new_tensor([1, 1, 1, 1, -1, 1, 1])[:, None, None], x)
+    azimuth = torch.where(mirror.flatten(), -azimuth, azimuth)
+
+    angle, scale = uniform(-0.12, 0.12).flatten(), uniform(0.85, 1.2)[:, 0, 0]
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(b, 2, 2) * scale[:, None]
+    shift = (torch.rand(b, 2, 1, generator=generator) * 2 - 1) * 0.12
+    grid = F.affine_grid(torch.cat([turn, shift], 2), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False)
+
+    soft = F.interpolate(F.interpolate(x, SIZE // 2, mode="area"), SIZE, mode="bilinear", align_corners=False)
+    softer = F.interpolate(F.interpolate(x, SIZE // 4, mode="area"), SIZE, mode="bilinear", align_corners=False)
+    pick, blend = torch.rand(b, 1, 1, 1, generator=generator), uniform(0, 1)
+    x = torch.where(pick < 0.35, x.lerp(soft, blend), torch.where(pick < 0.5, x.lerp(softer, blend * 0.8), x))
+    color, alpha, normal = x.split([3, 1, 3], 1)
+    normal = normal * torch.cat([uniform(0.6, 1.0).expand(-1, 2, SIZE, SIZE), torch.ones_like(alpha)], 1)
+    frames = torch.cat([color + 0.5 * (1 - alpha), alpha, normal * 0.5 + 0.5], 1)
+    noise = torch.randn(frames.shape, generator=generator) * uniform(0, 0.06) * some(0.4)
+    return (frames + noise).clamp(0, 1), azimuth
+
+
+def azimuth_target(azimuth: Tensor) -> Tensor:
+    """(B, 8): each azimuth shared linearly between its two nearest bins."""
+    u = (azimuth / (2 * math.pi) * AZIMUTH_BINS) % AZIMUTH_BINS
+    low = u.floor().long() % AZIMUTH_BINS
+    share = (u - u.floor())[:, None]
+    one = F.one_hot(low, AZIMUTH_BINS).float()
+    return one * (1 - share) + one.roll(1, 1) * share
+
+
+def class_loss(scores: Tensor, labels: Labels, kind: Tensor, only: Tensor | None = None) -> Tensor:
+    """-log of the share of the right class's names (B,) in softmax(scores (B, N)); `only` (K,) bool keeps classes."""
+    right = labels.owner[None] == kind[:, None]
+    if only is not None:
+        scores = scores.masked_fill(~only[labels.owner][None], -torch.inf)
+    return scores.logsumexp(1) - scores.masked_fill(~right, -torch.inf).logsumexp(1)
+
+
+def main() -> None:
+    import sys
+
+    a = tyro.cli(Arguments)
+
+    def say(line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    from app.evaluate.ceiling import measure_ceiling
+
+    compile_kernels()
+    began = time.perf_counter()
+    generator = torch.Generator().manual_seed(a.seed)
+    pack = load_pack(a.data)
+    training, held_out = split(pack.rows, set(classes(eval100())))
+    labels = make_labels(pack, training)
+    encoder = TextEncoder()
+    raw = embed_nouns(encoder, labels.names)
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(a.seed)
+        net = Network().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    net.text_mean.copy_(raw.mean(0).bfloat16().float())
+    embedded = F.normalize(raw - net.text_mean, dim=1)
+    bank, azimuths = render_bank(pack, training, a.views, generator)
+    say(
+        f"{len(training)} objects, {len(labels.classes)} classes, {len(bank)} views, "
+        f"{time.perf_counter() - began:.0f} s"
+    )
+
+    kind = labels.kind[training]
+    fronted = torch.tensor([has_front(pack.rows[i]) for i in training])
+    family = Counter((int(k), pack.rows[i]["family"]) for k, i in zip(kind, training, strict=True))
+    families = Counter(k for k, _ in family)
+    weight = torch.tensor(
+        [
+            families[int(k)] ** 0.5
+            * (3.0 if labels.prompt[k] else 1.0)
+            / families[int(k)]
+            / family[int(k), pack.rows[i]["family"]]
+            * (1.5 if f else 1.0)
+            for k, i, f in zip(kind, training, fronted, strict=True)
+        ],
+        dtype=torch.float64,
+    )
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    vectors = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": a.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, a.learning_rate, total_steps=a.steps, pct_start=0.1)
+    running: dict[str, float] = {}
+    net.train()
+    for step in range(1, a.steps + 1):
+        picked = torch.multinomial(weight, a.batch, replacement=True, generator=generator)
+        view = torch.randint(0, a.views, (a.batch,), generator=generator)
+        index = picked * a.views + view
+        frames, azimuth = augment(bank[index].float() / 255, azimuths[index], generator)
+        pictures = light_frames(frames).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, points, bins = net(pictures)
+        scores = points.float() @ embedded.T * net.log_scale.exp().clamp(max=60)
+        k, f = kind[picked], fronted[picked]
+        noun = class_loss(scores, labels, k).mean()
+        mine = labels.prompt[k]
+        narrow = class_loss(scores[mine], labels, k[mine], labels.prompt).sum() / len(k)
+        angle = F.cross_entropy(bins.float()[f], azimuth_target(azimuth[f]), reduction="sum") / max(1, int(f.sum()))
+        loss = noun + a.prompt_weight * narrow + a.azimuth_weight * angle
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        for name, value in (("noun", noun), ("prompt", narrow), ("azimuth", angle)):
+            running[name] = 0.98 * running.get(name, float(value.detach())) + 0.02 * float(value.detach())
+        if step % a.say_every == 0:
+            parts = ", ".join(f"{n} {v:.3f}" for n, v in running.items())
+            say(f"step {step}: {parts}; {time.perf_counter() - began:.0f} s")
+    settings = {k: v for k, v in asdict(a).items() if k not in ("data", "out", "say_every")}
+    about = {
+        "training": settings
+        | {"objects": len(training), "held_out": len(held_out), "classes": len(labels.classes)}
+        | {
+            "minutes": round((time.perf_counter() - began) / 60, 1),
+            "losses": {k: round(v, 3) for k, v in running.items()},
+        }
+    }
+    save_evaluator(net.eval(), a.out, about)
+    from app.evaluate.network import load_evaluator
+
+    ceiling = measure_ceiling(load_evaluator(a.out, encoder), pack, training, held_out)
+    save_evaluator(net, a.out, about | {"ceiling": ceiling})
+    say(json.dumps(ceiling, indent=1))
+
+
+if __name__ == "__main__":
+    main()
