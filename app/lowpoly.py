@@ -78,7 +78,11 @@ def split_families(rows: list[dict[str, Any]], share: float = 0.05) -> tuple[lis
 
 
 def family_weights(rows: list[dict[str, Any]], indices: list[int]) -> NDArray[np.float64]:
-    """Sampling weights, proportional to 1 / sqrt(family size): trees, houses and rocks are many."""
+    """Sampling weights, ~ min(objects of the same last word, 20)^0.4 / sqrt(family size): one family must
+    not fill the training, and what many packs have (chairs, swords) comes before what only one has."""
     size = Counter(rows[i]["family"] for i in indices)
-    w = np.array([size[rows[i]["family"]] ** -0.5 for i in indices])
+    word = Counter(rows[i]["name"].split()[-1] for i in indices)
+    w = np.array(
+        [min(word[rows[i]["name"].split()[-1]], 20) ** 0.4 * size[rows[i]["family"]] ** -0.5 for i in indices]
+    )
     return w / w.sum()

@@ -1,7 +1,8 @@
 """Training the embedded prior: x0 regression on joint multi-view frames with camera, text and picture conditions.
 
-loss = min(1/s_t^2, 20) * mean (x0_net(z_t, t, c) - x)^2, z_t = a_t x + s_t eps, each frame with its own t, squared
-cosine schedule.
+loss = min(1/s_t^2, max_weight) * mean (x0_net(z_t, t, c) - x)^2, z_t = a_t x + s_t eps, each frame with its own t,
+squared cosine schedule. t = 1000 u^skew, u uniform: a skew below 1 spends more on high noise, where what is drawn is
+decided.
 
 Every step draws one kind of set (so that a batch is dense): 60 % joint (4 frames of an object 90 degrees apart, with
 cameras), 20 % single with camera, 20 % single without. The text is dropped in 10 %. In 35 % of the first two kinds a
@@ -38,8 +39,6 @@ from guidance.priors.embedded_network import (
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.muon import Muon
 from guidance.priors.text import TextEmbedding
-
-MAX_WEIGHT = 20.0
 
 
 class Source(Protocol):
@@ -83,7 +82,10 @@ class TrainConfig:
     ema: float = 0.9995
     seed: int = 0
     bf16: bool = True
-    separate_times: float = 0.1
+    picture: float = 0.2
+    separate_times: float = 0.05
+    skew: float = 0.7
+    max_weight: float = 5.0
     optimizer: str = "adamw"
     """adamw, or muon for the matrices (guidance/priors/muon.py)."""
     validate_every: int = 500
@@ -148,7 +150,7 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
     joint, with_camera = u[0] < 0.6, u[0] < 0.8
     views = 4 if joint else 1
     objects = config.objects * (1 if config.size >= 64 else 2) * (1 if joint else 3)
-    with_picture = with_camera and u[1] < 0.35
+    with_picture = with_camera and u[1] < config.picture
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (2 * math.pi / views)
     elevation = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)
     elevation = elevation.expand(objects, views)
@@ -179,30 +181,36 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
     drop = (torch.rand(objects, generator=generator) < 0.1).tolist()
     captions = ["" if dropped else c for c, dropped in zip(captions, drop, strict=True)]
     text = source.text([c for c in captions for _ in range(v)])
-    t = torch.randint(0, 1000, (objects, 1), generator=generator).expand(objects, v)
+
+    def times(*shape: int) -> Tensor:
+        return (1000 * torch.rand(shape, generator=generator) ** config.skew).long().clamp(max=999)
+
+    t = times(objects, 1).expand(objects, v)
     # half of the joint sets share one t (what sampling sees), half draw one a frame (what DSD and SDS may need)
     if u[4] < 0.5:
-        t = torch.randint(0, 1000, (objects, v), generator=generator)
+        t = times(objects, v)
     geometry = None
     if u[5] < config.separate_times:
-        geometry = torch.randint(0, 1000, (objects, 1), generator=generator)
+        geometry = times(objects, 1)
         geometry *= torch.rand(objects, 1, generator=generator) < 0.5
         geometry = geometry.expand(objects, v).flatten().masked_fill(is_picture, 0)
     t = t.flatten().masked_fill(is_picture, 0)
     return Batch(frames * 2 - 1, t, text, camera, v, ~is_picture, geometry)
 
 
-def x0_loss(net: UNet2DConditionModel, batch: Batch, noise: Tensor, schedule: NoiseSchedule, bf16: bool) -> Tensor:
-    """min(1/s^2, 20)-weighted mean squared x0 error over the frames that are targets."""
+def x0_loss(
+    net: UNet2DConditionModel, batch: Batch, noise: Tensor, schedule: NoiseSchedule, config: TrainConfig
+) -> Tensor:
+    """min(1/s^2, max_weight)-weighted mean squared x0 error over the frames that are targets."""
     target = batch.target[:, None, None, None]
     times = [batch.t] * 3 + [batch.t if batch.geometry is None else batch.geometry] * 4  # of the seven channels
     a = torch.cat([schedule.a(t) for t in times], 1)
     s = torch.cat([schedule.s(t) for t in times], 1)
     z = torch.where(target, a * batch.x + s * noise, batch.x)
-    with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=config.bf16):
         geometry = None if batch.geometry is None else geometry_time(batch.geometry)
         x0 = predict_x0(net, z, batch.t, batch.text, batch.camera, batch.frames, geometry)
-    weight = (1 / s**2).clamp(max=MAX_WEIGHT)
+    weight = (1 / s**2).clamp(max=config.max_weight)
     error = (weight * (x0 - batch.x).square()).mean((1, 2, 3))
     return error[batch.target].mean()
 
@@ -292,7 +300,7 @@ def train(
         noise = torch.randn(batch.x.shape, generator=generator).to(device)
         for group in state.optimizer.param_groups:
             group["lr"] = rate(config, state.step, state.step - first)
-        loss = x0_loss(state.net, batch, noise, schedule, config.bf16)
+        loss = x0_loss(state.net, batch, noise, schedule, config)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(state.net.parameters(), 1.0)
