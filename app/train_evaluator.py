@@ -24,10 +24,10 @@ import tyro
 from torch import Tensor
 
 from app.evaluate.labels import has_front, label, split
-from app.evaluate.network import AZIMUTH_BINS, SIZE, Network, embed_nouns, light_frames, save_evaluator
+from app.evaluate.network import AZIMUTH_BINS, SIZE, Network, embed_nouns, front_score, light_frames, save_evaluator
 from app.evaluate.nouns import class_of, classes, eval100, names_of
 from app.evaluate.recolor import random_color_maps
-from app.lowpoly import Pack, load_pack
+from app.lowpoly import Pack, family_weights, load_pack
 from guidance.priors.text import TextEncoder
 from renderers.cameras import Cameras
 from renderers.snapshot import compile_kernels, snapshots
@@ -45,7 +45,9 @@ class Arguments:
     """Views of each object in the bank, from random cameras."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    azimuth_weight: float = 0.5
+    azimuth_weight: float = 1.0
+    fronted: float = 0.33
+    """Share of each batch that is drawn among the objects with a front, by 1 / sqrt(family size)."""
     prompt_weight: float = 0.5
     seed: int = 0
     say_every: int = 100
@@ -132,15 +134,19 @@ def augment(frames: Tensor, azimuth: Tensor, generator: torch.Generator) -> tupl
     grid = F.affine_grid(torch.cat([turn, shift], 2), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
 
-    soft = F.interpolate(F.interpolate(x, SIZE // 2, mode="area"), SIZE, mode="bilinear", align_corners=False)
-    softer = F.interpolate(F.interpolate(x, SIZE // 4, mode="area"), SIZE, mode="bilinear", align_corners=False)
-    pick, blend = torch.rand(b, 1, 1, 1, generator=generator), uniform(0, 1)
-    x = torch.where(pick < 0.35, x.lerp(soft, blend), torch.where(pick < 0.5, x.lerp(softer, blend * 0.8), x))
+    pick = torch.rand(b, generator=generator)
+    for low, high, size, most in ((0.0, 0.35, SIZE // 2, 1.0), (0.35, 0.5, SIZE // 4, 0.8)):
+        blurred = ((pick >= low) & (pick < high)).nonzero()[:, 0]
+        soft = F.interpolate(x[blurred], size, mode="area")
+        soft = F.interpolate(soft, SIZE, mode="bilinear", align_corners=False)
+        x[blurred] = x[blurred].lerp(soft, most * uniform(0, 1)[blurred])
     color, alpha, normal = x.split([3, 1, 3], 1)
     normal = normal * torch.cat([uniform(0.6, 1.0).expand(-1, 2, SIZE, SIZE), torch.ones_like(alpha)], 1)
     frames = torch.cat([color + 0.5 * (1 - alpha), alpha, normal * 0.5 + 0.5], 1)
-    noise = torch.randn(frames.shape, generator=generator) * uniform(0, 0.06) * some(0.4)
-    return (frames + noise).clamp(0, 1), azimuth
+    noisy = (torch.rand(b, generator=generator) < 0.4).nonzero()[:, 0]
+    noise = torch.randn(len(noisy), *frames.shape[1:], generator=generator) * uniform(0, 0.06)[noisy]
+    frames[noisy] = frames[noisy] + noise
+    return frames.clamp(0, 1), azimuth
 
 
 def azimuth_target(azimuth: Tensor) -> Tensor:
@@ -158,6 +164,30 @@ def class_loss(scores: Tensor, labels: Labels, kind: Tensor, only: Tensor | None
     if only is not None:
         scores = scores.masked_fill(~only[labels.owner][None], -torch.inf)
     return scores.logsumexp(1) - scores.masked_fill(~right, -torch.inf).logsumexp(1)
+
+
+class Watch:
+    """Accuracies on single views of held-out families, to be looked at during training. Nothing is chosen by them."""
+
+    def __init__(self, pack: Pack, held_out: list[int], labels: Labels, embedded: Tensor):
+        self.labels, self.embedded = labels, embedded
+        frames, self.azimuth = render_bank(pack, held_out, 4, torch.Generator().manual_seed(1))
+        self.pictures = light_frames(frames.float() / 255)
+        self.kind = labels.kind[held_out].repeat_interleave(4)
+        self.wanted = torch.tensor([bool(k >= 0 and labels.prompt[k]) for k in self.kind])
+        cosine = self.azimuth.cos().abs()
+        self.fronted = torch.tensor([has_front(pack.rows[i]) for i in held_out]).repeat_interleave(4) & (cosine > 0.7)
+
+    @torch.no_grad()
+    def __call__(self, net: Network) -> str:
+        net.eval()
+        _, points, bins = (torch.cat(p) for p in zip(*(net(x) for x in self.pictures.split(256)), strict=True))
+        net.train()
+        scores = (points[self.wanted] @ self.embedded.T)[:, self.labels.prompt[self.labels.owner]]
+        owner = self.labels.owner[self.labels.prompt[self.labels.owner]]
+        noun = (owner[scores.argmax(1)] == self.kind[self.wanted]).float().mean()
+        called = (front_score(bins) > 0) == (self.azimuth.cos() > 0)
+        return f"R@1 {float(noun):.3f}, front or back {float(called[self.fronted].float().mean()):.3f}"
 
 
 def main() -> None:
@@ -200,11 +230,12 @@ def main() -> None:
             * (3.0 if labels.prompt[k] else 1.0)
             / families[int(k)]
             / family[int(k), pack.rows[i]["family"]]
-            * (1.5 if f else 1.0)
-            for k, i, f in zip(kind, training, fronted, strict=True)
+            for k, i in zip(kind, training, strict=True)
         ],
         dtype=torch.float64,
     )
+    front_weight = torch.from_numpy(family_weights(pack.rows, training)) * fronted
+    watch = Watch(pack, held_out, labels, embedded)
     matrices = [p for p in net.parameters() if p.ndim > 1]
     vectors = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": a.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -213,7 +244,9 @@ def main() -> None:
     running: dict[str, float] = {}
     net.train()
     for step in range(1, a.steps + 1):
-        picked = torch.multinomial(weight, a.batch, replacement=True, generator=generator)
+        views = round(a.fronted * a.batch)
+        picked = torch.multinomial(weight, a.batch - views, replacement=True, generator=generator)
+        picked = torch.cat([picked, torch.multinomial(front_weight, views, replacement=True, generator=generator)])
         view = torch.randint(0, a.views, (a.batch,), generator=generator)
         index = picked * a.views + view
         frames, azimuth = augment(bank[index].float() / 255, azimuths[index], generator)
@@ -237,6 +270,8 @@ def main() -> None:
         if step % a.say_every == 0:
             parts = ", ".join(f"{n} {v:.3f}" for n, v in running.items())
             say(f"step {step}: {parts}; {time.perf_counter() - began:.0f} s")
+        if step % (5 * a.say_every) == 0:
+            say(f"  single held-out views: {watch(net)}")
     settings = {k: v for k, v in asdict(a).items() if k not in ("data", "out", "say_every")}
     about = {
         "training": settings

@@ -2,7 +2,7 @@
 
 Input: a frame (docs/conventions.md) lit by the evaluator's own fixed lamp: lit colour (3), the same light on clay
 (1), alpha (1).
-    lit = base * (ambient + key * max(0, n . l)), in linear light, with n the camera-space normal.
+    lit = sqrt(base^2 light) = base sqrt(light), gamma 2;  light = ambient + key max(0, n . l), n the camera normal.
 Nouns: score(view, noun) = cos(W f(view), centred MiniLM embedding of the noun), so that any noun can be ranked,
 also one that no training object had (as in CLIP, 2103.00020, with a frozen text side). Azimuth: eight bins of 45
 degrees.
@@ -30,7 +30,6 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from app.errors import MissingError
-from app.export.preview import to_linear, to_srgb
 from guidance.priors.text import WIDTH, TextEncoder
 
 SIZE = 64
@@ -46,7 +45,7 @@ WEIGHTS = "evaluator.safetensors"
 
 
 def light_frames(frames: Tensor) -> Tensor:
-    """What the network sees of frames (B, 7, 64, 64) in [0, 1]: (B, 5, 64, 64) = lit sRGB colour, lit clay, alpha.
+    """What the network sees of frames (B, 7, 64, 64) in [0, 1]: (B, 5, 64, 64) = lit colour, lit clay, alpha.
 
     The same for a render, a sampled frame and an exported asset. ValueError for another shape.
     """
@@ -54,10 +53,11 @@ def light_frames(frames: Tensor) -> Tensor:
         raise ValueError(f"The evaluator takes frames of shape (B, 7, {SIZE}, {SIZE}), got {tuple(frames.shape)}.")
     alpha = frames[:, 3:4].clamp(0, 1)
     base = ((frames[:, :3] - 0.5 * (1 - alpha)) / alpha.clamp(min=0.05)).clamp(0, 1)
-    normal = F.normalize(frames[:, 4:] * 2 - 1, dim=1, eps=0.05)  # shorter ones (soft edges, empty) stay short
-    lamp = F.normalize(normal.new_tensor(LAMP), dim=0)
-    light = AMBIENT + KEY * (normal * lamp[:, None, None]).sum(1, keepdim=True).clamp(min=0)
-    lit = to_srgb((to_linear(torch.cat([base, torch.full_like(alpha, CLAY)], 1)) * light).clamp(0, 1))
+    x, y, z = (frames[:, 4:] * 2 - 1).split(1, 1)
+    length = (x * x + y * y + z * z).sqrt().clamp(min=0.05)  # shorter normals (empty pixels) stay short
+    cosine = (LAMP[0] * x + LAMP[1] * y + LAMP[2] * z) / (length * math.hypot(*LAMP))
+    light = (AMBIENT + KEY * cosine.clamp(min=0)).sqrt()
+    lit = torch.cat([base * light, CLAY * light], 1).clamp(max=1)
     return torch.cat([lit * alpha + BACKGROUND * (1 - alpha), alpha], 1)
 
 
