@@ -55,7 +55,7 @@ def _emit(value: Any) -> None:
 
 
 def run_generate(a: Generate) -> int:
-    from app.methods import METHODS
+    from app.methods import NAMES
     from app.progress import Progress
     from app.runs import Run, create_run
 
@@ -66,7 +66,7 @@ def run_generate(a: Generate) -> int:
                 "--resume continues a run as it was configured; give no prompt and no other settings beside it."
             )
         recipe = load_recipe(a.resume / "config.yaml")
-        check(recipe, METHODS)
+        check(recipe, NAMES)
         run = Run(a.resume)
         if (run.folder / "mesh.glb").exists():
             raise UsageError(f"The run in {a.resume} is finished; there is nothing to resume.")
@@ -74,17 +74,17 @@ def run_generate(a: Generate) -> int:
             raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
     else:
         recipe = dataclasses.replace(a.recipe, prompt=a.recipe.prompt.strip())
-        check(recipe, METHODS)
+        check(recipe, NAMES)
         run = None
     from app.models import require
-    from app.pipeline import Clock, choose_device, folder_of, generate
+    from app.pipeline import Clock, choose_device, folder_of, generate, stage_count
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED
     choose_device(recipe.device)
     require(recipe.prior)
     run = run or create_run(recipe, a.out)
-    progress = Progress(stages=4 if recipe.refine.steps else 3)
+    progress = Progress(stages=stage_count(recipe))
     progress.say(f"Run folder: {run.folder}")
     result = generate(recipe, run, progress, clock)
     files = folder_of(run)

@@ -81,18 +81,19 @@ class Timings:
 
 @dataclass
 class Optimization:
-    """State of one stage: named parameters under one Adam, extra tensors, generators; saved and restored as one
-    file."""
+    """State of one stage: named parameters under one Adam, or under `optimizer`, extra tensors, generators; saved and
+    restored as one file."""
 
     parameters: dict[str, Tensor]
     rates: dict[str, float]
     generators: dict[str, torch.Generator]
     extra: dict[str, Tensor] = field(default_factory=dict)
     start: int = 0
+    optimizer: torch.optim.Optimizer | None = None
 
     def __post_init__(self) -> None:
         groups = [{"params": [p], "lr": self.rates[name]} for name, p in self.parameters.items()]
-        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        self.adam = self.optimizer or torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
 
     def tensors(self) -> dict[str, Tensor]:
         out = {f"param.{k}": v for k, v in self.parameters.items()} | {f"extra.{k}": v for k, v in self.extra.items()}

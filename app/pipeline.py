@@ -1,9 +1,10 @@
-"""Prompt to asset, the whole story on one page: field -> mesh -> refinement -> texture -> GLB -> pictures of the
-re-read file."""
+"""Prompt to asset, the whole story on one page: field -> mesh -> refinement (distillation), or frames -> hull -> fit
+-> projected colour (direct); then texture -> GLB -> pictures of the re-read file."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import resource
 import signal
@@ -18,22 +19,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual, own_score
 from app.errors import CollapseError, MissingError, UserError
 from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
-from app.methods import METHODS
+from app.methods import DIRECT, METHODS
 from app.models import load_prior
 from app.optimize import Optimization, StepResult, Timings, optimize
 from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import Run, generators
-from app.stages.field import field_step, start_field
+from app.stages.field import field_of_mesh, field_step, start_field
+from app.stages.fuse import finish, fuse_step, hull_mesh, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
+from app.stages.project import make_projector, paint, vertex_colors
+from app.stages.sample import direct_cameras, sample
 from guidance.priors.embedded import EmbeddedPrior
+from renderers.cameras import orbit
 from renderers.fields import GridField
+from renderers.mesh import vertex_normals
 from renderers.raster import make_context
 
 
@@ -94,7 +101,7 @@ def generate(recipe: Recipe, run: Run, progress: Progress, clock: Clock | None =
         except UserError as e:
             run.event("stopped", exit_code=e.exit_code, reason=str(e))
             run.write_json(
-                "metadata.json", metadata(recipe, clock, None, {}) | {"status": "stopped", "reason": str(e)}
+                "metadata.json", metadata(recipe, clock, None, []) | {"status": "stopped", "reason": str(e)}
             )
             raise
 
@@ -109,63 +116,152 @@ def _generate(
     progress.say(
         f"{recipe.prompt!r} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}"
     )
-    streams = generators(recipe.seed)
-    guide = METHODS[recipe.method]
+    job = Job(recipe, run, progress, clock, stopped, prior, device)
+    candidates = [candidate(job, k, seed) for k, seed in enumerate(candidate_seeds(recipe.seed, recipe.best_of))]
+    best = choose(candidates)
+    shape = candidates[best].shape
+    assert shape is not None
 
-    def resumed(stage: str, state: Optimization) -> None:
-        saved = run.load_checkpoint(stage)
-        if saved is not None:
-            state.restore(*saved)
-            run.event("resumed", stage=stage, step=state.start)
-
-    def picture(name: str, result: StepResult) -> None:
-        r = result.rendered
-        save_png(
-            run.previews / f"{name}.png", [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), result.denoised[:, :3]]
-        )
-
-    grown, state = start_field(recipe.field, streams, device)
-    resumed("field", state)
-    step = field_step(grown, state, recipe.field, prior, recipe.prompt, guide)
-    loops = [optimize(run, "field", state, recipe.field.steps, step, picture, progress, stopped)]
-
-    with clock.part("mesh"):
-        bar = progress.stage("mesh", 1)
-        vertices, faces = extract(GridField(grown.raw_density.detach(), grown.raw_color.detach()), recipe.mesh)
-        vertices, faces = vertices.to(device), faces.to(device)
-        bar.update(1)
-        bar.close()
-    run.event("mesh", vertices=len(vertices), faces=len(faces))
-
-    solid, state = start_refine(vertices, grown, recipe.refine, streams)
-    if recipe.refine.steps:
-        resumed("refine", state)
-        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, recipe.prompt, guide)
-        loops.append(optimize(run, "refine", state, recipe.refine.steps, step, picture, progress, stopped))
-        vertices = (vertices + state.parameters["offsets"]).detach()
-
-    charts = export(recipe, run, progress, clock, vertices, faces, solid)
-    result = metadata(recipe, clock, prior, {"loops": loops}) | {"status": "done"}
-    result["mesh"] = {"vertices": len(vertices), "faces": len(faces), "charts": charts}
+    charts = export(recipe, run, progress, clock, shape)
+    result = metadata(recipe, clock, prior, job.loops) | {"status": "done"}
+    result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
+    result["candidates"] = [
+        {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
+        for i, c in enumerate(candidates)
+    ]
     run.write_json("metadata.json", result)
     run.event("done", seconds=round(clock.total(), 2))
     return result
 
 
-def export(
-    recipe: Recipe, run: Run, progress: Progress, clock: Clock, vertices: Tensor, faces: Tensor, solid: GridField
-) -> int:
+@dataclass
+class Job:
+    """What every stage of one run needs, and the timings of its loops."""
+
+    recipe: Recipe
+    run: Run
+    progress: Progress
+    clock: Clock
+    stopped: Callable[[], bool]
+    prior: EmbeddedPrior
+    device: torch.device
+    loops: list[Timings] = field(default_factory=list)
+
+    def loop(self, stage: str, state: Optimization, steps: int, step: Callable[[int], StepResult]) -> None:
+        """Run a stage, from its checkpoint if there is one."""
+        saved = self.run.load_checkpoint(stage)
+        if saved is not None:
+            state.restore(*saved)
+            self.run.event("resumed", stage=stage, step=state.start)
+        self.loops.append(optimize(self.run, stage, state, steps, step, self.picture, self.progress, self.stopped))
+
+    def picture(self, name: str, result: StepResult) -> None:
+        r, saw = result.rendered, result.denoised
+        rows = [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), saw[:, :3]]
+        save_png(self.run.previews / f"{name}.png", [*rows, saw[:, 4:]] if saw.shape[1] == 7 else rows)
+
+
+def stage_count(recipe: Recipe) -> int:
+    """Bars that a run shows."""
+    direct = 1 + (recipe.direct.fit > 0)
+    if recipe.method == DIRECT:
+        return recipe.best_of * direct + 1
+    return recipe.best_of * (2 + (recipe.refine.steps > 0) + direct * (recipe.init == DIRECT)) + 1
+
+
+def candidate(job: Job, k: int, seed: int) -> Candidate:
+    """Candidate k, whole up to its texture, with its scores and thumbnail if there are several. One that collapses is
+    recorded; if it is the only one, CollapseError."""
+    recipe, tag = job.recipe, f"-{k}" if k else ""
+    streams = generators(seed)
+    try:
+        if recipe.method == DIRECT:
+            shape, residual = direct(job, tag, streams)
+        else:
+            start = direct(job, tag, streams)[0] if recipe.init == DIRECT else None
+            shape, residual = distil(job, tag, streams, start), None
+    except CollapseError as e:
+        if recipe.best_of == 1:
+            raise
+        job.run.event("collapsed", candidate=k, seed=seed, reason=str(e))
+        return Candidate(seed, reason=str(e))
+    if recipe.best_of == 1:
+        return Candidate(seed, shape, residual)
+    with job.clock.part("candidates"):
+        score = own_score(job.prior, recipe.prompt, shape, recipe.seed)
+        pictures = shape.frames(orbit(4, math.radians(20), device=job.device), 96)
+        job.run.candidates.mkdir(exist_ok=True)
+        save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
+    job.run.event("candidate", candidate=k, seed=seed, residual=residual, score=score)
+    return Candidate(seed, shape, residual, score)
+
+
+def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float]:
+    """Joint frames -> visual hull -> fitted mesh -> projected colour. Returns the shape and its fusion residual."""
+    recipe, r = job.recipe, job.recipe.direct
+    cameras = direct_cameras(r, job.device)
+    frames, timings = sample(
+        job.run, f"sample{tag}", r, job.prior, recipe.prompt, cameras, streams["noise"], job.progress, job.stopped
+    )
+    job.loops.append(timings)
+    with job.clock.part("hull"):
+        vertices, faces = hull_mesh(frames, cameras, r, recipe.mesh.keep)
+    job.run.event("hull", vertices=len(vertices), faces=len(faces))
+    if r.fit:
+        state = start_fuse(vertices, faces, r, streams)
+        job.loop(f"fuse{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r))
+        vertices = state.parameters["vertices"].detach()
+    with job.clock.part("project"):
+        vertices, faces = finish(vertices, faces, recipe.mesh)
+        projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
+        colors = vertex_colors(projector, vertices, faces)
+        attributes = torch.cat([vertex_normals(vertices, faces), colors], 1)
+        shape = Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
+    return shape, fusion_residual(shape, frames, cameras)
+
+
+def distil(job: Job, tag: str, streams: dict[str, torch.Generator], start: Shape | None) -> Shape:
+    """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`."""
+    recipe, prior, prompt = job.recipe, job.prior, job.recipe.prompt
+    guide = METHODS[recipe.method]
+    ball = None
+    if start is not None:
+        assert isinstance(start.color, Tensor)
+        ball = field_of_mesh(start.vertices, start.faces, start.color, recipe.field.resolution)
+    grown, state = start_field(recipe.field, streams, job.device, ball)
+    step = field_step(grown, state, recipe.field, prior, prompt, guide)
+    job.loop(f"field{tag}", state, recipe.field.steps, step)
+
+    with job.clock.part("mesh"):
+        bar = job.progress.stage(f"mesh{tag}", 1)
+        vertices, faces = extract(
+            GridField(grown.raw_density.detach(), grown.raw_color.detach(), grown.density_scale), recipe.mesh
+        )
+        vertices, faces = vertices.to(job.device), faces.to(job.device)
+        bar.update(1)
+        bar.close()
+    job.run.event("mesh", vertices=len(vertices), faces=len(faces))
+
+    solid, state = start_refine(vertices, grown, recipe.refine, streams)
+    if recipe.refine.steps:
+        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, prompt, guide)
+        job.loop(f"refine{tag}", state, recipe.refine.steps, step)
+        vertices = (vertices + state.parameters["offsets"]).detach()
+    return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach())
+
+
+def export(recipe: Recipe, run: Run, progress: Progress, clock: Clock, shape: Shape) -> int:
     """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts."""
     bar = progress.stage("texture", 4)
-    context = make_context(vertices.device)
+    context = make_context(shape.vertices.device)
     with clock.part("unwrap"):
         try:
-            unwrapped = unwrap(vertices, faces, recipe.texture.size)
+            unwrapped = unwrap(shape.vertices, shape.faces, recipe.texture.size)
         except (UnwrapError, ValueError) as e:
             raise CollapseError(str(e)) from e
     bar.update(1)
     with clock.part("bake"):
-        texture = bake(context, lambda p: solid.color_at(p).detach(), unwrapped, recipe.texture.size)
+        texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
         bar.update(2)
         extras = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method, "prior": recipe.prior}
         glb = run.folder / "mesh.glb"
@@ -184,9 +280,7 @@ def export(
     return unwrapped.charts
 
 
-def metadata(
-    recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: dict[str, list[Timings]]
-) -> dict[str, Any]:
+def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: list[Timings]) -> dict[str, Any]:
     """Versions, seed, device, prior, timings and peak memory of a run."""
     packages = (
         "polymode",
@@ -214,7 +308,7 @@ def metadata(
         ),
     }
     if prior is not None:
-        loop = sum(t.loop for t in loops["loops"])
+        loop = sum(t.loop for t in loops)
         out["prior"] = {
             "name": prior.name,
             "shards": prior.config.get("shards"),

@@ -20,6 +20,7 @@ from app.errors import UsageError
 PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
 ANNEALS = ("uniform", "linear", "sqrt")
+INITS = ("ball", "direct")
 MAX_PROMPT = 500
 
 
@@ -94,6 +95,44 @@ class RefineRecipe:
 
 
 @dataclass(frozen=True)
+class DirectRecipe:
+    """Method direct (and --init direct): frames sampled jointly, a visual hull, its vertices fitted to the frames."""
+
+    views: int = 4
+    """Frames sampled jointly, at equal azimuth steps from the front: 4, as the prior was trained, or 8."""
+    elevation: float = 15.0
+    """Where they look from, in degrees upwards."""
+    steps: int = 20
+    """DDIM steps."""
+    scale: float = 3.0
+    """Classifier-free guidance scale, Form A."""
+    hull: int = 64
+    """Grid vertices of the hull along each axis."""
+    level: float = 0.4
+    """Alpha at a silhouette's edge."""
+    margin: float = 0.3
+    """Pixels by which silhouettes grow before they carve."""
+    outvoted: int = 0
+    """Views that the others outvote: 0 keeps what all views see, 1 what all but one see."""
+    fit: int = 100
+    """Steps that move the vertices; 0 keeps the hull."""
+    rate: float = 0.01
+    """Root mean square of the vertices' first steps (world units)."""
+    rate_end: float = 0.0005
+    """The same of the last steps."""
+    smoothness: float = 20.0
+    """Lambda of the preconditioner I + lambda L: steps are smooth over about its square root in edges."""
+    weight_alpha: float = 1.0
+    """Weight of the absolute difference of alpha."""
+    weight_normal: float = 1.0
+    """Weight of the absolute difference of the normals."""
+    weight_bend: float = 0.02
+    """Weight of 1 - cosine between the normals of neighbouring faces."""
+    sharpness: float = 4.0
+    """Power of the cosine by which a view counts in the texture."""
+
+
+@dataclass(frozen=True)
 class TextureRecipe:
     """Stage 4: unwrap and bake."""
 
@@ -112,7 +151,12 @@ class Recipe:
     prior: str = "embedded"
     """The diffusion prior: an alias of `polymode models list`, or a folder of exported weights."""
     method: str = "sds"
-    """The guidance method."""
+    """The guidance method, or direct: the prior's samples fused in one pass."""
+    init: str = "ball"
+    """What a distillation grows from: ball (grey), or direct (the direct method's result, --direct.* its numbers)."""
+    best_of: int = 1
+    """Candidates, from seeds drawn from --seed; the best by fusion residual and the prior's own score is kept.
+    Each costs a whole run up to the texture."""
     seed: int = 0
     """One integer that fans out to every random number of the run."""
     device: str = "auto"
@@ -120,6 +164,7 @@ class Recipe:
     field: FieldRecipe = dataclasses.field(default_factory=FieldRecipe)
     mesh: MeshRecipe = dataclasses.field(default_factory=MeshRecipe)
     refine: RefineRecipe = dataclasses.field(default_factory=RefineRecipe)
+    direct: DirectRecipe = dataclasses.field(default_factory=DirectRecipe)
     texture: TextureRecipe = dataclasses.field(default_factory=TextureRecipe)
 
 
@@ -162,12 +207,17 @@ def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
         (recipe.method, tuple(methods), "method"),
         (recipe.device, DEVICES, "device"),
         (recipe.field.anneal, ANNEALS, "anneal"),
+        (recipe.init, INITS, "init"),
     ):
         if value not in allowed:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
     if not 0 <= recipe.seed < 2**63:
         raise UsageError(f"The seed {recipe.seed} is out of range; use 0 to 2^63 - 1.")
-    f, m, r, t = recipe.field, recipe.mesh, recipe.refine, recipe.texture
+    if recipe.method == "direct" and recipe.init != "ball":
+        raise UsageError("--method direct starts from nothing; leave --init out, or choose another method.")
+    f, m, r, d, t = recipe.field, recipe.mesh, recipe.refine, recipe.direct, recipe.texture
+    if d.views not in (4, 8):
+        raise UsageError(f"--direct.views {d.views} is not possible; use 4 or 8.")
     for name, value, low, high in (
         ("field.steps", f.steps, 1, 100_000),
         ("field.sets", f.sets, 1, 64),
@@ -179,6 +229,18 @@ def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
         ("refine.steps", r.steps, 0, 100_000),
         ("refine.sets", r.sets, 1, 64),
         ("refine.sigma-min", r.sigma_min, 0.01, r.sigma_max),
+        ("best-of", recipe.best_of, 1, 64),
+        ("direct.elevation", d.elevation, -80, 80),
+        ("direct.steps", d.steps, 1, 1000),
+        ("direct.hull", d.hull, 16, 192),
+        ("direct.level", d.level, 0.01, 0.99),
+        ("direct.margin", d.margin, -8, 8),
+        ("direct.outvoted", d.outvoted, 0, d.views - 1),
+        ("direct.fit", d.fit, 0, 100_000),
+        ("direct.rate", d.rate, 1e-6, 0.1),
+        ("direct.rate-end", d.rate_end, 1e-6, d.rate),
+        ("direct.smoothness", d.smoothness, 0, 10_000),
+        ("direct.sharpness", d.sharpness, 0, 64),
         ("texture.size", t.size, 128, 8192),
     ):
         if not low <= value <= high:

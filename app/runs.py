@@ -67,6 +67,11 @@ class Run:
     def previews(self) -> Path:
         return self.folder / "previews"
 
+    @property
+    def candidates(self) -> Path:
+        """Thumbnails of --best-of; made when the first is written."""
+        return self.folder / "candidates"
+
     def write_text(self, name: str, text: str) -> None:
         with atomic(self.folder / name) as path:
             path.write_text(text, encoding="utf-8")

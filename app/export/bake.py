@@ -7,6 +7,7 @@ texels take the colour of the nearest covered one, so that bilinear and mip filt
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,8 @@ CHUNK = 1 << 18  # points a call of the colour function gets at most
 
 
 def texel_points(ctx: RasterizeContext, unwrapped: Unwrapped, size: int) -> tuple[Tensor, Tensor]:
-    """Covered texels, flat row-major indices (N,) int64 without repeats, and their surface points (N, 3).
+    """Covered texels, flat row-major indices (N,) int64 without repeats, and their surface points (N, 3): whatever
+    `unwrapped.vertices` holds in its columns, interpolated.
 
     A face too small to cover a texel's centre claims the texel under its middle if that is still free.
     """
@@ -31,7 +33,7 @@ def texel_points(ctx: RasterizeContext, unwrapped: Unwrapped, size: int) -> tupl
     surface, _ = interpolate(unwrapped.vertices, rast, unwrapped.faces)
     owner = rast[0, ..., 3].reshape(-1).long()
     texels = owner.nonzero()[:, 0]
-    points = surface.reshape(-1, 3)[texels]
+    points = surface.flatten(0, 2)[texels]
 
     missed = torch.ones(len(unwrapped.faces), dtype=torch.bool, device=texels.device)
     missed[owner[texels] - 1] = False
@@ -54,12 +56,22 @@ def flood(picture: np.ndarray, filled: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def bake(ctx: RasterizeContext, color: Callable[[Tensor], Tensor], unwrapped: Unwrapped, size: int) -> Tensor:
+def bake(
+    ctx: RasterizeContext,
+    color: Callable[[Tensor], Tensor],
+    unwrapped: Unwrapped,
+    size: int,
+    attributes: Tensor | None = None,
+) -> Tensor:
     """Bake `color`, from points (N, 3) to sRGB base colour (N, 3) in [0, 1], into a picture (size, size, 3) uint8.
 
-    Row 0 is v = 0. Values outside [0, 1] are clamped. ValueError where the colour function gives NaN, or no texel is
-    covered.
+    `attributes` (V, K), one row for each vertex of the mesh before it was unwrapped, are interpolated over the surface
+    and handed to `color` behind the points, as (N, 3 + K). Row 0 is v = 0. Values outside [0, 1] are clamped.
+    ValueError where the colour function gives NaN, or no texel is covered.
     """
+    if attributes is not None:
+        vertices = torch.cat([unwrapped.vertices, attributes[unwrapped.vmapping]], 1)
+        unwrapped = dataclasses.replace(unwrapped, vertices=vertices)
     texels, points = texel_points(ctx, unwrapped, size)
     if len(texels) == 0:
         raise ValueError("The atlas covers no texel: there is nothing to bake.")

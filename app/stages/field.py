@@ -1,4 +1,7 @@
-"""Stage 1: a radiance field grown from a grey ball. cameras -> ray marching -> guidance -> Adam on the grid."""
+"""Stage 1: a radiance field grown from a grey ball, or from a mesh.
+
+cameras -> ray marching -> guidance -> Adam on the grid.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import time
 from collections.abc import Callable
 
 import torch
+from scipy.spatial import KDTree
+from torch import Tensor
 
 from app.optimize import Optimization, StepResult
 from app.recipes import FieldRecipe
@@ -13,10 +18,12 @@ from app.stages.views import VIEWS, camera_sets, guided
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal, SqrtAnneal, TimePolicy, Uniform
 from guidance.sds import SDSStep
-from renderers.fields import GridField, blob_field, smoothness
+from renderers.distance import signed_distance
+from renderers.fields import GridField, blob_field, smoothness, vertex_positions
 from renderers.volume import Occupancy, render_field, update_occupancy
 
 OCCUPANCY_EVERY = 16
+SOLID, EMPTY = 60.0, 4.0  # density before softplus, one cell inside and three cells outside of a mesh
 
 
 def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
@@ -28,11 +35,31 @@ def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
     return kinds[anneal](sigma_min, sigma_max)
 
 
+def field_of_mesh(vertices: Tensor, faces: Tensor, colors: Tensor, resolution: int) -> GridField:
+    """A field that looks like a closed mesh with colours (V, 3) at its vertices.
+
+    With d the signed distance in cells: softplus'd density rises to SOLID within a cell inside, and outside falls so
+    slowly that guidance can still grow something there. Each grid vertex takes the nearest mesh vertex's colour.
+    """
+    cells = signed_distance(vertices, faces, resolution, band=3.0) * (resolution - 1) / 2
+    height = torch.where(cells > 0, SOLID * cells.clamp(max=1), EMPTY * cells / 3)
+    points = vertex_positions(resolution).reshape(-1, 3).numpy()
+    _, nearest = KDTree(vertices.detach().cpu().numpy()).query(points)
+    raw_color = torch.logit(colors.detach().cpu().clamp(0.01, 0.99))[torch.from_numpy(nearest)]
+    size = (resolution,) * 3
+    density = (height / 10.0).to(vertices.device).requires_grad_(True)
+    color = raw_color.reshape(*size, 3).to(vertices.device).requires_grad_(True)
+    return GridField(density, color, density_scale=10.0)
+
+
 def start_field(
-    recipe: FieldRecipe, generators: dict[str, torch.Generator], device: torch.device
+    recipe: FieldRecipe,
+    generators: dict[str, torch.Generator],
+    device: torch.device,
+    start: GridField | None = None,
 ) -> tuple[GridField, Optimization]:
-    """The grey ball, its optimiser and generators."""
-    field = blob_field(
+    """The grey ball, or `start`, its optimiser and generators."""
+    field = start or blob_field(
         generators["init"],
         recipe.resolution,
         blob_density=recipe.blob_density,

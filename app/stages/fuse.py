@@ -1,0 +1,115 @@
+"""Direct, stage 2: sampled frames to a mesh. Visual hull -> marching cubes -> vertices fitted under the rasterizer.
+
+    minimise  w_a mean |alpha - alpha*| + w_n mean |n - n*|_1 + w_b mean over edges of (1 - n_f . n_g)
+
+over the vertices, by large steps (renderers/precondition.py), rates falling geometrically. alpha* and n* are the
+frames' alpha and alpha-weighted camera normals; n_f, n_g the normals of the faces at an edge. Absolute differences,
+because views of a weak prior disagree: where they do, most of them win.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from app.errors import CollapseError
+from app.optimize import Optimization, StepResult
+from app.recipes import DirectRecipe, MeshRecipe
+from renderers.cameras import Cameras
+from renderers.fields import GridField
+from renderers.hull import carve
+from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
+from renderers.mesh import render_mesh
+from renderers.precondition import LargeSteps
+from renderers.raster import Topology, antialias_construct_topology_hash, make_context
+
+SURFACE = math.log(2)  # the density of a field whose raw density is 0
+
+
+def level_set(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Marching cubes of the zero of values (R, R, R), positive inside. EmptyMeshError where nothing is positive."""
+    no_color = torch.zeros((), dtype=values.dtype).expand(*values.shape, 3)
+    return density_to_mesh(GridField(values, no_color), threshold=SURFACE)
+
+
+def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: float) -> tuple[Tensor, Tensor]:
+    """(vertices, faces) of the frames' visual hull, on the frames' device. CollapseError where there is none."""
+    try:
+        values = carve(frames[:, 3:4], cameras, recipe.hull, recipe.margin, recipe.outvoted, recipe.level)
+        vertices, faces = keep_largest_components(*level_set(values.cpu()), keep)
+    except EmptyMeshError as e:
+        raise CollapseError(
+            "The sampled views share no part of space, so there is no hull. "
+            "Try another --seed, --best-of 4 or --direct.outvoted 1."
+        ) from e
+    return vertices.to(frames.device), faces.to(frames.device)
+
+
+def neighbours(topology: Topology) -> tuple[Tensor, Tensor]:
+    """The faces on both sides of every inner edge, each (E,) int64."""
+    face = torch.arange(len(topology.neighbour), device=topology.neighbour.device)[:, None].expand(-1, 3)
+    once = topology.neighbour > face
+    return face[once], topology.neighbour[once]
+
+
+def bending(vertices: Tensor, faces: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean over inner edges of 1 - cosine between the normals at its sides, a differentiable scalar."""
+    a, b, c = vertices[faces.long().T.reshape(-1)].reshape(3, -1, 3)
+    normal = F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-12)
+    return 1 - (normal[pairs[0]] * normal[pairs[1]]).sum(1).mean()
+
+
+def start_fuse(
+    vertices: Tensor, faces: Tensor, recipe: DirectRecipe, generators: dict[str, torch.Generator]
+) -> Optimization:
+    """The hull's vertices as the one parameter, under large steps."""
+    moved = vertices.clone().requires_grad_(True)
+    optimizer = LargeSteps(moved, faces, recipe.rate, recipe.smoothness)
+    return Optimization({"vertices": moved}, {"vertices": recipe.rate}, generators, optimizer=optimizer)
+
+
+def fuse_step(
+    faces: Tensor, frames: Tensor, cameras: Cameras, state: Optimization, recipe: DirectRecipe
+) -> Callable[[int], StepResult]:
+    """The fit's `step(i)`."""
+    vertices = state.parameters["vertices"]
+    context = make_context(vertices.device)
+    topology = antialias_construct_topology_hash(faces)
+    pairs = neighbours(topology)
+    grey = torch.full_like(vertices, 0.5)
+    alpha, normal = frames[:, 3:4], 2 * frames[:, 4:7] - 1
+
+    def step(i: int) -> StepResult:
+        fall = recipe.rate_end / recipe.rate
+        state.adam.param_groups[0]["lr"] = recipe.rate * fall ** (i / max(1, recipe.fit - 1))
+        start = time.perf_counter()
+        rendered = render_mesh(context, vertices, faces, cameras, frames.shape[-1], grey, topology)
+        seconds = time.perf_counter() - start
+        off_alpha = (rendered.alpha - alpha).abs().mean()
+        off_normal = (rendered.normal - normal).abs().sum(1).mean()
+        bend = bending(vertices, faces, pairs)
+        loss = recipe.weight_alpha * off_alpha + recipe.weight_normal * off_normal + recipe.weight_bend * bend
+        logs = {
+            "alpha": float(off_alpha.detach()),
+            "normal": float(off_normal.detach()),
+            "bend": float(bend.detach()),
+            "opacity": float(rendered.alpha.detach().mean()),
+            "seconds_forward": seconds,
+        }
+        return StepResult(loss, rendered, frames, logs)
+
+    return step
+
+
+def finish(vertices: Tensor, faces: Tensor, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
+    """The fitted mesh, decimated to `recipe.faces`. CollapseError where nothing is left."""
+    try:
+        v, f = decimate(*keep_largest_components(vertices, faces, recipe.keep), recipe.faces)
+    except EmptyMeshError as e:
+        raise CollapseError(f"The fused mesh is empty: {e}. Try another --seed.") from e
+    return v.to(vertices.device), f.to(vertices.device)
