@@ -75,23 +75,29 @@ def asset_frames(path: Path, cameras: Cameras | None = None) -> Tensor:
     """
     try:
         scene = trimesh.load(path, force="scene", process=False)
-        meshes = [m for m in scene.dump() if isinstance(m, trimesh.Trimesh) and len(m.faces)]  # pyright: ignore
+        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]  # pyright: ignore
+        pairs = [(scene.geometry[name], np.asarray(m, np.float64)) for m, name in placed]  # pyright: ignore
+        pairs = [(g, m) for g, m in pairs if isinstance(g, trimesh.Trimesh) and len(g.faces)]
+        meshes = [g for g, _ in pairs]
+        points = [g.vertices @ m[:3, :3].T + m[:3, 3] for g, m in pairs]
+        # the file's own normals where it has them (Scene.dump would compute others)
+        normals = [g.vertex_normals @ np.linalg.inv(m[:3, :3]) for g, m in pairs]
     except Exception as e:  # trimesh raises whatever its readers meet
         raise UsageError(f"{path} cannot be read as a mesh ({type(e).__name__}: {e}); give a GLB file.") from e
     if not meshes:
         raise CollapseError(f"{path} has no triangles; there is nothing to evaluate.")
     base = np.cumsum([0] + [len(m.vertices) for m in meshes])
     faces = np.concatenate([np.asarray(m.faces, np.int32) + b for m, b in zip(meshes, base, strict=False)])
-    normals = torch.from_numpy(np.concatenate([m.vertex_normals for m in meshes]).astype(np.float32))
+    normal = F.normalize(torch.from_numpy(np.concatenate(normals).astype(np.float32)), dim=1)
     try:
-        vertices = unit(torch.from_numpy(np.concatenate([m.vertices for m in meshes]).astype(np.float32)))
+        vertices = unit(torch.from_numpy(np.concatenate(points).astype(np.float32)))
     except ValueError as e:
         raise CollapseError(f"{path}: {e}") from e
     surfaces = [_surface(m) for m in meshes]
     owner = torch.cat([torch.full((len(m.vertices), 1), float(i)) for i, m in enumerate(meshes)])
     paint = torch.cat([torch.cat([s.tint for s in surfaces]), torch.cat([s.uv for s in surfaces]), owner], 1)
     cameras = own_cameras() if cameras is None else cameras
-    return _render(vertices, torch.from_numpy(faces.astype(np.int32)), normals, paint, surfaces, cameras)
+    return _render(vertices, torch.from_numpy(faces.astype(np.int32)), normal, paint, surfaces, cameras)
 
 
 @dataclass(frozen=True)
