@@ -3,9 +3,10 @@
 A bank of views of every object (the evaluator's own cameras and families) is rendered once; batches are drawn from
 it by class (weight families^1/2, the fixed prompts' threefold). Colours, shape of the picture and sharpness are
 disturbed, so that a noun hangs neither on a colour nor on a clean render:
-    loss = -log sum_{names of the class} exp(s cos) / sum_{all names} exp(s cos)
-         + the same among the fixed prompts' classes that have objects + cross entropy of the azimuth where there
-         is a front.
+    noun loss = -log sum_{names of the class} exp(s cos) / sum_{all names} exp(s cos)
+              + the same among the fixed prompts' classes that have objects.
+Then the view network starts from the noun network's trunk and learns the azimuth of the objects that have a front, by
+cross entropy with each azimuth shared between its two nearest bins.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +26,20 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from app.evaluate.ceiling import measure_ceiling
 from app.evaluate.labels import has_front, label, split
-from app.evaluate.network import AZIMUTH_BINS, SIZE, Network, embed_nouns, front_score, light_frames, save_evaluator
+from app.evaluate.network import (
+    AZIMUTH_BINS,
+    SIZE,
+    Network,
+    NounNetwork,
+    ViewNetwork,
+    embed_nouns,
+    front_score,
+    light_frames,
+    load_evaluator,
+    save_evaluator,
+)
 from app.evaluate.nouns import class_of, classes, eval100, names_of
 from app.evaluate.recolor import random_color_maps
 from app.lowpoly import Pack, family_weights, load_pack
@@ -39,15 +54,15 @@ class Arguments:
 
     data: Path = Path("../shared/data")
     out: Path = Path(".cache/evaluator")
-    steps: int = 2500
+    nouns_from: Path | None = None
+    """Take the noun network from an earlier `out` and train only the view network."""
+    noun_steps: int = 3000
+    view_steps: int = 3000
     batch: int = 96
     views: int = 20
     """Views of each object in the bank, from random cameras."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    azimuth_weight: float = 1.0
-    fronted: float = 0.33
-    """Share of each batch that is drawn among the objects with a front, by 1 / sqrt(family size)."""
     prompt_weight: float = 0.5
     seed: int = 0
     say_every: int = 100
@@ -175,19 +190,129 @@ class Watch:
         self.pictures = light_frames(frames.float() / 255)
         self.kind = labels.kind[held_out].repeat_interleave(4)
         self.wanted = torch.tensor([bool(k >= 0 and labels.prompt[k]) for k in self.kind])
-        cosine = self.azimuth.cos().abs()
-        self.fronted = torch.tensor([has_front(pack.rows[i]) for i in held_out]).repeat_interleave(4) & (cosine > 0.7)
+        fronted = torch.tensor([has_front(pack.rows[i]) for i in held_out]).repeat_interleave(4)
+        self.fronted = fronted & (self.azimuth.cos().abs() > 0.7)
 
     @torch.no_grad()
-    def __call__(self, net: Network) -> str:
-        net.eval()
-        _, points, bins = (torch.cat(p) for p in zip(*(net(x) for x in self.pictures.split(256)), strict=True))
+    def noun(self, net: NounNetwork) -> str:
+        points = torch.cat([net.eval()(x)[1] for x in self.pictures[self.wanted].split(256)])
         net.train()
-        scores = (points[self.wanted] @ self.embedded.T)[:, self.labels.prompt[self.labels.owner]]
-        owner = self.labels.owner[self.labels.prompt[self.labels.owner]]
-        noun = (owner[scores.argmax(1)] == self.kind[self.wanted]).float().mean()
-        called = (front_score(bins) > 0) == (self.azimuth.cos() > 0)
-        return f"R@1 {float(noun):.3f}, front or back {float(called[self.fronted].float().mean()):.3f}"
+        known = self.labels.prompt[self.labels.owner]
+        guess = self.labels.owner[known][(points @ self.embedded[known].T).argmax(1)]
+        return f"R@1 {float((guess == self.kind[self.wanted]).float().mean()):.3f}"
+
+    @torch.no_grad()
+    def view(self, net: ViewNetwork) -> str:
+        front = front_score(torch.cat([net.eval()(x) for x in self.pictures[self.fronted].split(256)])) > 0
+        net.train()
+        return f"front or back {float((front == (self.azimuth[self.fronted].cos() > 0)).float().mean()):.3f}"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What both networks are trained on: the bank, whose view v of training object i is row i * views + v."""
+
+    pack: Pack
+    training: list[int]
+    labels: Labels
+    embedded: Tensor
+    bank: Tensor
+    azimuth: Tensor
+    watch: Watch
+
+
+def noun_weights(m: Material) -> Tensor:
+    """(training objects,) float64: classes by the square root of their families, the fixed prompts' threefold; within
+    a class every family alike."""
+    kind = m.labels.kind[m.training].tolist()
+    family = Counter((k, m.pack.rows[i]["family"]) for k, i in zip(kind, m.training, strict=True))
+    families = Counter(k for k, _ in family)
+    weights = [
+        families[k] ** -0.5 * (3.0 if m.labels.prompt[k] else 1.0) / family[k, m.pack.rows[i]["family"]]
+        for k, i in zip(kind, m.training, strict=True)
+    ]
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def front_weights(m: Material) -> Tensor:
+    """(training objects,) float64: 1 / sqrt(family size) for objects with a front, 0 for others."""
+    fronted = np.array([has_front(m.pack.rows[i]) for i in m.training])
+    return torch.from_numpy(family_weights(m.pack.rows, m.training) * fronted)
+
+
+def fit(
+    net: torch.nn.Module,
+    weights: Tensor,
+    steps: int,
+    loss_of: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
+    watch: Callable[[], str],
+    m: Material,
+    a: Arguments,
+    generator: torch.Generator,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """AdamW with one cycle over augmented batches drawn by `weights`; `loss_of(pictures, objects, azimuths)` are the
+    parts of the loss, which are summed. Returns their running means."""
+    net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    vectors = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": a.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, a.learning_rate, total_steps=steps, pct_start=0.1)
+    running: dict[str, float] = {}
+    began = time.perf_counter()
+    net.train()
+    for step in range(1, steps + 1):
+        picked = torch.multinomial(weights, a.batch, replacement=True, generator=generator)
+        index = picked * a.views + torch.randint(0, a.views, (a.batch,), generator=generator)
+        frames, azimuth = augment(m.bank[index].float() / 255, m.azimuth[index], generator)
+        pictures = light_frames(frames).contiguous(memory_format=torch.channels_last)
+        parts = loss_of(pictures, picked, azimuth)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        for name, value in parts.items():
+            now = float(value.detach())
+            running[name] = 0.98 * running.get(name, now) + 0.02 * now
+        if step % a.say_every == 0:
+            seen = watch() if step % (5 * a.say_every) == 0 else ""
+            words = ", ".join(f"{n} {v:.3f}" for n, v in running.items())
+            say(f"step {step}: {words}; {time.perf_counter() - began:.0f} s  {seen}")
+    net.eval()
+    return {k: round(v, 4) for k, v in running.items()}
+
+
+def fit_nouns(
+    net: NounNetwork, m: Material, a: Arguments, generator: torch.Generator, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Train the noun network; see the module's docstring."""
+    kind = m.labels.kind[m.training]
+
+    def loss_of(pictures: Tensor, picked: Tensor, azimuth: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            _, points = net(pictures)
+        scores = points.float() @ m.embedded.T * net.log_scale.exp().clamp(max=60)
+        k = kind[picked]
+        mine = m.labels.prompt[k]
+        narrow = class_loss(scores[mine], m.labels, k[mine], m.labels.prompt).sum() / len(k)
+        return {"noun": class_loss(scores, m.labels, k).mean(), "prompt": a.prompt_weight * narrow}
+
+    return fit(net, noun_weights(m), a.noun_steps, loss_of, lambda: m.watch.noun(net), m, a, generator, say)
+
+
+def fit_views(
+    net: ViewNetwork, m: Material, a: Arguments, generator: torch.Generator, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Train the view network, whose trunk comes from the noun network."""
+
+    def loss_of(pictures: Tensor, picked: Tensor, azimuth: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = net(pictures)
+        return {"azimuth": F.cross_entropy(logits.float(), azimuth_target(azimuth))}
+
+    return fit(net, front_weights(m), a.view_steps, loss_of, lambda: m.watch.view(net), m, a, generator, say)
 
 
 def main() -> None:
@@ -199,94 +324,38 @@ def main() -> None:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
-    from app.evaluate.ceiling import measure_ceiling
-
     compile_kernels()
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(a.seed)
-    pack = load_pack(a.data)
+    pack, encoder = load_pack(a.data), TextEncoder()
     training, held_out = split(pack.rows, set(classes(eval100())))
     labels = make_labels(pack, training)
-    encoder = TextEncoder()
-    raw = embed_nouns(encoder, labels.names)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(a.seed)
-        net = Network().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    net.text_mean.copy_(raw.mean(0).bfloat16().float())
-    embedded = F.normalize(raw - net.text_mean, dim=1)
-    bank, azimuths = render_bank(pack, training, a.views, generator)
-    say(
-        f"{len(training)} objects, {len(labels.classes)} classes, {len(bank)} views, "
-        f"{time.perf_counter() - began:.0f} s"
-    )
+        net = Network()
+    raw = embed_nouns(encoder, labels.names)
+    net.noun.text_mean.copy_(raw.mean(0).bfloat16().float())
+    embedded = F.normalize(raw - net.noun.text_mean, dim=1)
+    bank, azimuth = render_bank(pack, training, a.views, generator)
+    m = Material(pack, training, labels, embedded, bank, azimuth, Watch(pack, held_out, labels, embedded))
+    say(f"{len(training)} objects, {len(labels.classes)} classes, {len(bank)} views")
 
-    kind = labels.kind[training]
-    fronted = torch.tensor([has_front(pack.rows[i]) for i in training])
-    family = Counter((int(k), pack.rows[i]["family"]) for k, i in zip(kind, training, strict=True))
-    families = Counter(k for k, _ in family)
-    weight = torch.tensor(
-        [
-            families[int(k)] ** 0.5
-            * (3.0 if labels.prompt[k] else 1.0)
-            / families[int(k)]
-            / family[int(k), pack.rows[i]["family"]]
-            for k, i in zip(kind, training, strict=True)
-        ],
-        dtype=torch.float64,
-    )
-    front_weight = torch.from_numpy(family_weights(pack.rows, training)) * fronted
-    watch = Watch(pack, held_out, labels, embedded)
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    vectors = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": a.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, a.learning_rate, total_steps=a.steps, pct_start=0.1)
-    running: dict[str, float] = {}
-    net.train()
-    for step in range(1, a.steps + 1):
-        views = round(a.fronted * a.batch)
-        picked = torch.multinomial(weight, a.batch - views, replacement=True, generator=generator)
-        picked = torch.cat([picked, torch.multinomial(front_weight, views, replacement=True, generator=generator)])
-        view = torch.randint(0, a.views, (a.batch,), generator=generator)
-        index = picked * a.views + view
-        frames, azimuth = augment(bank[index].float() / 255, azimuths[index], generator)
-        pictures = light_frames(frames).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            _, points, bins = net(pictures)
-        scores = points.float() @ embedded.T * net.log_scale.exp().clamp(max=60)
-        k, f = kind[picked], fronted[picked]
-        noun = class_loss(scores, labels, k).mean()
-        mine = labels.prompt[k]
-        narrow = class_loss(scores[mine], labels, k[mine], labels.prompt).sum() / len(k)
-        angle = F.cross_entropy(bins.float()[f], azimuth_target(azimuth[f]), reduction="sum") / max(1, int(f.sum()))
-        loss = noun + a.prompt_weight * narrow + a.azimuth_weight * angle
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        for name, value in (("noun", noun), ("prompt", narrow), ("azimuth", angle)):
-            running[name] = 0.98 * running.get(name, float(value.detach())) + 0.02 * float(value.detach())
-        if step % a.say_every == 0:
-            parts = ", ".join(f"{n} {v:.3f}" for n, v in running.items())
-            say(f"step {step}: {parts}; {time.perf_counter() - began:.0f} s")
-        if step % (5 * a.say_every) == 0:
-            say(f"  single held-out views: {watch(net)}")
-    settings = {k: v for k, v in asdict(a).items() if k not in ("data", "out", "say_every")}
-    about = {
-        "training": settings
-        | {"objects": len(training), "held_out": len(held_out), "classes": len(labels.classes)}
-        | {
-            "minutes": round((time.perf_counter() - began) / 60, 1),
-            "losses": {k: round(v, 3) for k, v in running.items()},
-        }
-    }
-    save_evaluator(net.eval(), a.out, about)
-    from app.evaluate.network import load_evaluator
-
+    settings = {k: v for k, v in asdict(a).items() if k not in ("data", "out", "nouns_from", "say_every")}
+    about: dict[str, Any] = settings | {"objects": len(training), "held_out": len(held_out)}
+    if a.nouns_from is None:
+        about["losses"] = fit_nouns(net.noun, m, a, generator, say)
+    else:
+        earlier = load_evaluator(a.nouns_from, encoder)
+        net.noun.load_state_dict(earlier.net.noun.state_dict())
+        about |= {k: earlier.config["training"][k] for k in ("noun_steps", "losses")}
+    save_evaluator(net, a.out, {"training": about, "ceiling": {}})
+    net.view.trunk.load_state_dict(net.noun.trunk.state_dict())
+    about["losses"] = about["losses"] | fit_views(net.view, m, a, generator, say)
+    about["minutes"] = round((time.perf_counter() - began) / 60, 1)
+    save_evaluator(net, a.out, {"training": about, "ceiling": {}})
     ceiling = measure_ceiling(load_evaluator(a.out, encoder), pack, training, held_out)
-    save_evaluator(net, a.out, about | {"ceiling": ceiling})
-    say(json.dumps(ceiling, indent=1))
+    save_evaluator(net, a.out, {"training": about, "ceiling": ceiling})
+    say(json.dumps({k: v for k, v in ceiling.items() if "held_out" in k}, indent=1))
 
 
 if __name__ == "__main__":

@@ -333,7 +333,9 @@ def test_the_table_counts_prompts_not_runs_and_keeps_groups_apart():
     assert rows["train"]["prompts"] == 3 and rows["train"]["objects"] == 4
     assert rows["train"]["R@1"][0] == pytest.approx(0.5)
     assert rows["train"]["color"] is None and rows["train"]["color n"] == 0
-    assert rows["recolour"]["R@1"][0] == 0 and rows["recolour"]["R@5"][0] == 0.5 and rows["recolour"]["color"][0] == 0.5
+    assert (
+        rows["recolour"]["R@1"][0] == 0 and rows["recolour"]["R@5"][0] == 0.5 and rows["recolour"]["color"][0] == 0.5
+    )
     assert rows["all"]["janus"][0] == 0.25 and rows["all"]["janus n"] == 1
     text = text_table(list(rows.values()))
     assert len({line.split()[0] for line in text.splitlines()}) == 4 and "50 [" in text

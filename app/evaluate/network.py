@@ -1,4 +1,4 @@
-"""The evaluator: a small residual network from one view to a point in MiniLM's text space and to an azimuth.
+"""The evaluator: two small residual networks from one view, to a point in MiniLM's text space and to an azimuth.
 
 Input: a frame (docs/conventions.md) lit by the evaluator's own fixed lamp: lit colour (3), the same light on clay
 (1), alpha (1).
@@ -36,6 +36,7 @@ SIZE = 64
 INPUTS = 5
 FEATURES = 256
 AZIMUTH_BINS = 8
+WIDTHS = (32, 64, 128, 256)
 AMBIENT, KEY = 0.45, 0.75  # linear; a surface that faces the lamp is 1.2 times as bright as its base colour
 LAMP = (0.40, 0.60, 0.69)  # camera axes: from the upper right (the previews' lamp comes from the upper left)
 BACKGROUND = 0.8
@@ -77,29 +78,62 @@ class Block(nn.Module):
         return F.relu(h + self.skip(F.avg_pool2d(x, 2)))
 
 
-class Network(nn.Module):
-    """(B, 5, 64, 64) from `light_frames` -> features (B, 256), text-space points (B, 384), azimuth logits (B, 8)."""
+class Trunk(nn.Module):
+    """(B, 5, 64, 64) from `light_frames` -> (B, C, 4, 4)."""
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256)):
+    def __init__(self, widths: Sequence[int]):
         super().__init__()
-        self.widths = tuple(widths)
         self.stem = nn.Conv2d(INPUTS, widths[0], 4, 2, 1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm(self.stem((x - 0.6) * 3)))
+        for block in self.blocks:
+            h = block(h)
+        return h
+
+
+class NounNetwork(nn.Module):
+    """(B, 5, 64, 64) -> features (B, 256) and unit points in the text space (B, 384)."""
+
+    def __init__(self, widths: Sequence[int] = WIDTHS):
+        super().__init__()
+        self.trunk = Trunk(widths)
         self.features = nn.Linear(widths[-1], FEATURES)
         self.text = nn.Linear(FEATURES, WIDTH, bias=False)
-        self.azimuth = nn.Linear(FEATURES, AZIMUTH_BINS)
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.text_mean: Tensor
         self.register_buffer("text_mean", torch.zeros(WIDTH))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        h = F.relu(self.norm(self.stem((x - 0.6) * 3)))
-        for block in self.blocks:
-            h = block(h)
-        f = self.features(h.mean((2, 3)))
-        g = F.relu(f)
-        return f, F.normalize(self.text(g), dim=1), self.azimuth(g)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.features(self.trunk(x).mean((2, 3)))
+        return f, F.normalize(self.text(F.relu(f)), dim=1)
+
+
+class ViewNetwork(nn.Module):
+    """(B, 5, 64, 64) -> azimuth logits (B, 8). Its head sees where in the picture things are."""
+
+    def __init__(self, widths: Sequence[int] = WIDTHS):
+        super().__init__()
+        self.trunk = Trunk(widths)
+        self.narrow = nn.Conv2d(widths[-1], 32, 1)
+        self.hidden = nn.Linear(32 * 16, 128)
+        self.azimuth = nn.Linear(128, AZIMUTH_BINS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.narrow(self.trunk(x))).flatten(1)
+        return self.azimuth(F.relu(self.hidden(h)))
+
+
+class Network(nn.Module):
+    """Both: what it is, and from where it is seen. Trained one after the other."""
+
+    def __init__(self, widths: Sequence[int] = WIDTHS):
+        super().__init__()
+        self.widths = tuple(widths)
+        self.noun = NounNetwork(widths)
+        self.view = ViewNetwork(widths)
 
 
 def embed_nouns(encoder: TextEncoder, nouns: Sequence[str]) -> Tensor:
@@ -139,15 +173,16 @@ class Evaluator:
         """(N, 384) centred unit embeddings."""
         key = tuple(names)
         if key not in self._nouns:
-            self._nouns[key] = F.normalize(embed_nouns(self.encoder, names) - self.net.text_mean, dim=1)
+            self._nouns[key] = F.normalize(embed_nouns(self.encoder, names) - self.net.noun.text_mean, dim=1)
         return self._nouns[key]
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, names: Sequence[str]) -> Views:
         """Look at frames (B, 7, 64, 64) in [0, 1] and score N nouns for each of them."""
-        parts = [self.net(light_frames(block)) for block in frames.split(256)]
-        features, points, azimuth = (torch.cat(p) for p in zip(*parts, strict=True))
-        return Views(features, points @ self.nouns(names).T, front_score(azimuth))
+        parts = [light_frames(block) for block in frames.split(256)]
+        features, points = (torch.cat(p) for p in zip(*(self.net.noun(x) for x in parts), strict=True))
+        front = front_score(torch.cat([self.net.view(x) for x in parts]))
+        return Views(features, points @ self.nouns(names).T, front)
 
 
 def shipped_folder() -> Path:
