@@ -12,11 +12,12 @@ import trimesh
 
 from app.errors import CollapseError, UsageError
 from app.evaluate.color import PROTOTYPES, color_is_right, name_colors, read_color
-from app.evaluate.labels import label, split
+from app.evaluate.labels import front_kind, has_front, label, split
 from app.evaluate.measure import METRICS, Record, table
 from app.evaluate.nouns import (
     COLOR_WORDS,
     SYNONYMS,
+    VIEW_DISTINCT,
     Prompt,
     class_of,
     class_scores,
@@ -109,6 +110,21 @@ def test_labels_of_the_packs_names():
         "suv car": "car",
     }
     assert {k: label(k) for k in pairs} == pairs
+
+
+def test_kinds_of_things_with_a_front():
+    def kind(name: str, category: str) -> str:
+        return front_kind({"name": name, "category": category})
+
+    assert kind("suv car", "vehicle") == kind("firetruck", "vehicle") == "road vehicle"
+    assert kind("spaceship", "vehicle") == "spacecraft" and kind("pirate ship", "vehicle") == "boat"
+    assert kind("goblin shark", "animal") == "fish" and kind("wolf", "animal") == "animal"
+    assert kind("cargo train locomotive", "vehicle") == "other vehicle" and kind("ghost", "character") == "character"
+    assert {kind(n, "vehicle") for n in ("police car", "monster truck", "fire truck")} == {VIEW_DISTINCT["fire truck"]}
+    assert has_front({"name": "bus", "category": "vehicle"})
+    assert not has_front({"name": "car wheel", "category": "vehicle"})
+    assert not has_front({"name": "tree", "category": "plant"})
+    assert set(VIEW_DISTINCT) <= set(classes(eval100()))
 
 
 def test_split_holds_out_whole_families_and_keeps_every_wanted_class():

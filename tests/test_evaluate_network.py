@@ -69,6 +69,22 @@ def test_the_config_states_a_ceiling_above_chance(evaluator: Evaluator) -> None:
     assert set(ceiling["classes_without_any_object"]) <= set(classes(eval100()))
 
 
+def test_janus_counts_qualified_nouns_alone(evaluator: Evaluator) -> None:
+    good = {"objects": 5, "accuracy": 0.96, "back_called_front": 0.04}
+    sections = {"road vehicle": good, "character": good | {"accuracy": 0.94}, "animal": good | {"objects": 3}}
+    judge = Evaluator(evaluator.net, evaluator.encoder, {"ceiling": {"front_back": sections}})
+    assert qualified(judge) == dict.fromkeys(("police car", "fire truck", "monster truck", "car"), 0.04)
+    frames, fixed = coloured_frames(car(), own_cameras()), eval100()
+    records = [
+        measure(judge, frames, own_cameras().azimuth, prompt_of(text, fixed), classes(fixed), "test", qualified(judge))
+        for text in ("a police car", "a skeleton")
+    ]
+    called = evaluator(frames, ["car"]).front[[5, 6, 7]] > 0
+    assert records[0].back_called_front == pytest.approx(float(called.float().mean()))
+    assert records[0].janus == pytest.approx(float(called.float().mean()) - 0.04)
+    assert records[1].janus is None and records[1].back_called_front is None
+
+
 def test_weights_survive_the_file(evaluator: Evaluator, tmp_path: Path) -> None:
     save_evaluator(evaluator.net, tmp_path, {"ceiling": {}})
     again = load_evaluator(tmp_path, evaluator.encoder)

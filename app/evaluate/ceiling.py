@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.evaluate.color import color_is_right, read_color
-from app.evaluate.labels import has_front, label
+from app.evaluate.labels import front_kind, has_front, label
 from app.evaluate.network import Evaluator
 from app.evaluate.nouns import class_scores, classes, eval100, names_of, rank_of
 from app.evaluate.recolor import CSS, repaint
@@ -35,7 +35,7 @@ def noun_ranks(evaluator: Evaluator, pack: Pack, indices: Sequence[int], cameras
 
 
 def front_back(evaluator: Evaluator, pack: Pack, indices: Sequence[int], cameras: Cameras) -> list[dict[str, Any]]:
-    """For each object with a front: its class, category, and which of its front and back views are called front."""
+    """For each object with a front: its class, kind of thing, and the shares of its views that are called front."""
     front, back = front_and_back(cameras.azimuth)
     seen = []
     for i in indices:
@@ -47,7 +47,7 @@ def front_back(evaluator: Evaluator, pack: Pack, indices: Sequence[int], cameras
             {
                 "kind": label(row["name"]),
                 "name": row["name"],
-                "category": row["category"],
+                "group": front_kind(row),
                 "front_called_front": called[front].float().mean().item(),
                 "back_called_front": called[back].float().mean().item(),
             }
@@ -142,9 +142,8 @@ def measure_ceiling(
             "classes_without_any_object": [k for k in kinds if k not in known],
             "classes_without_held_out_object": [k for k in kinds if k in known and k not in held],
             "recoloured_held_out": recoloured(evaluator, pack, held_out),
-            "front_back_by_category": summarise_front_back(seen, "category"),
-            "front_back_by_class": summarise_front_back(seen, "kind"),
-            "front_back_by_category_prior_views": summarise_front_back(seen_prior, "category"),
-            "front_back_by_class_prior_views": summarise_front_back(seen_prior, "kind"),
+            "front_back": summarise_front_back(seen, "group"),
+            "front_back_prior_views": summarise_front_back(seen_prior, "group"),
+            "front_back_by_name": summarise_front_back(seen, "name"),
         }
     )

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.errors import UsageError
-from app.evaluate.measure import Record, measure, qualified, table
+from app.evaluate.measure import QUALIFIED, Record, measure, qualified, table
 from app.evaluate.network import Evaluator, load_evaluator
-from app.evaluate.nouns import Prompt, classes, eval100, parse_prompts, prompt_of
+from app.evaluate.nouns import VIEW_DISTINCT, Prompt, classes, eval100, parse_prompts, prompt_of
 from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
@@ -95,7 +95,7 @@ def samples(evaluator: Evaluator, a: Evaluate, prompts: list[Prompt]) -> Iterato
     prior = load_prior(a.prior, torch.device("cpu"))
     how = Sampling(steps=a.steps, scale=a.scale, elevation=a.elevation)
     kinds = classes([*eval100(), *prompts])
-    real_back = qualified(evaluator, "front_back_by_class_prior_views")
+    real_back = qualified(evaluator, "front_back_prior_views")
     for prompt in tqdm(prompts, unit="prompt", disable=not sys.stderr.isatty()):
         frames, azimuth = sample_prompt(prior, prompt.text, how, a.seed)
         yield measure(evaluator, frames, azimuth, prompt, kinds, f"{prior.name}:{a.seed}", real_back), frames
@@ -149,13 +149,13 @@ def run_evaluate(a: Evaluate) -> int:
 
 def janus_note(evaluator: Evaluator, of_prior: bool) -> dict[str, Any]:
     """Which nouns the evaluator may judge for Janus faces, and why not the others."""
-    section = "front_back_by_class_prior_views" if of_prior else "front_back_by_class"
-    measured = evaluator.config["ceiling"][section]
+    section = "front_back_prior_views" if of_prior else "front_back"
     good = qualified(evaluator, section)
     return {
         "qualified": sorted(good),
-        "not_qualified": {k: v["accuracy"] for k, v in measured.items() if k not in good},
-        "held_out_objects": {k: v["objects"] for k, v in measured.items() if k in good},
+        "not_qualified": sorted(set(VIEW_DISTINCT) - set(good)),
+        "needed": QUALIFIED,
+        "held_out": evaluator.config["ceiling"][section],
     }
 
 
@@ -196,12 +196,11 @@ def text_report(results: dict[str, Any], out: Path | None) -> str:
     )
     untested = ", ".join(ceiling["classes_without_any_object"])
     lines.append(f"Never seen by the evaluator, ranked by the meaning of the word alone: {untested}.")
-    good = results["janus"]["qualified"]
-    lines.append(
-        f"Excess Janus over {', '.join(good)} (front and back told apart in 95 % of held-out real views)."
-        if good
-        else "Excess Janus: not measured; for no noun are front and back told apart in 95 % of held-out real views."
-    )
+    good, bad = (", ".join(results["janus"][k]) for k in ("qualified", "not_qualified"))
+    kinds = results["janus"]["held_out"].items()
+    found = ", ".join(f"{k} {100 * v['accuracy']:.0f} ({v['objects']} objects)" for k, v in kinds)
+    lines.append(f"Front told from back on real held-out views, percent: {found}; 95 are needed.")
+    lines.append(f"Excess Janus over {good}; not measured for {bad}." if good else "Excess Janus: not measured.")
     for folder in results.get("unfinished", []):
         lines.append(f"Not finished, left out: {folder}")
     if "against_data" in results:

@@ -84,6 +84,27 @@ def has_front(row: dict[str, Any]) -> bool:
     return row["category"] in FRONTED and not _NO_FRONT.fullmatch(row["name"])
 
 
+_KINDS = (
+    ("spacecraft", re.compile(r".*(space(ship|craft)|space \w+ craft|shuttle).*")),
+    (
+        "road vehicle",
+        re.compile(r".*\b(car|truck|firetruck|bus|taxi|van|ambulance|go-kart|tractor|rover|speedster)\b.*"),
+    ),
+    ("boat", re.compile(r".*(ship|boat|canoe).*")),
+    ("fish", re.compile(r".*(fish|shark|piranha|dolphin|ray|moorish idol|royal gramma).*")),
+)
+
+
+def front_kind(row: dict[str, Any]) -> str:
+    """The kind of thing under which an object's front and back are counted (nouns.VIEW_DISTINCT names the same)."""
+    if row["category"] in ("character", "robot"):
+        return "character"
+    for kind, pattern in _KINDS:
+        if pattern.fullmatch(row["name"]):
+            return kind
+    return "animal" if row["category"] == "animal" else "other vehicle"
+
+
 def family_hash(family: str) -> float:
     """In [0, 1), with a salt of the evaluator's own: its held-out families are not the prior's."""
     return int.from_bytes(hashlib.sha256((SALT + family).encode()).digest()[:4]) / 2**32

@@ -1,8 +1,9 @@
 """One object's frames and its prompt to a record; records to the table by group.
 
 Group rows average over prompts (several runs of one prompt count once) with 95 % bootstrap intervals. Excess Janus:
-over prompts of qualified nouns, the share of back views called front minus the same share on held-out real renders of
-that noun. A noun qualifies if the evaluator tells front from back in at least 95 % of its held-out real views.
+over prompts of qualified nouns, the share of back views called front minus the same share on held-out real renders. A
+noun (of nouns.VIEW_DISTINCT) qualifies if the evaluator tells front from back in at least 95 % of the held-out
+real views of its kind of thing, of at least FEWEST objects.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from app.evaluate.nouns import GROUPS, VIEW_DISTINCT, Prompt, class_scores, name
 from app.evaluate.statistics import mean_interval
 from app.evaluate.views import front_and_back
 
-QUALIFIED = 0.95
+QUALIFIED, FEWEST = 0.95, 4
 METRICS = ("R@1", "R@5", "color", "saturation", "janus")
 
 
@@ -50,11 +51,12 @@ class Record:
         return head | rest | {"shares": shares} | tail
 
 
-def qualified(evaluator: Evaluator, section: str = "front_back_by_class") -> dict[str, float]:
-    """The share of real back views called front, of each qualified noun; `section` of config.json's ceiling: the
-    evaluator's own cameras, or the prior's."""
-    table = evaluator.config.get("ceiling", {}).get(section, {})
-    return {k: r["back_called_front"] for k, r in table.items() if k in VIEW_DISTINCT and r["accuracy"] >= QUALIFIED}
+def qualified(evaluator: Evaluator, section: str = "front_back") -> dict[str, float]:
+    """The share of real back views called front, for each qualified class; `section` of config.json's ceiling:
+    "front_back" for the evaluator's own cameras, "front_back_prior_views" for the prior's."""
+    kinds = evaluator.config["ceiling"][section]
+    good = {k for k, r in kinds.items() if r["accuracy"] >= QUALIFIED and r["objects"] >= FEWEST}
+    return {c: kinds[k]["back_called_front"] for c, k in VIEW_DISTINCT.items() if k in good}
 
 
 def measure(

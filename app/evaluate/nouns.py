@@ -47,11 +47,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 _CLASS_OF = {name: c for c, names in SYNONYMS.items() for name in (c, *names)}
 
-# classes whose front and back differ, as far as the fixed prompts name them: animals, characters, vehicles
-VIEW_DISTINCT = (
-    *("police car", "fire truck", "monster truck", "car", "spaceship", "rowboat"),
-    *("bee", "octopus", "skeleton", "cow", "whale", "scorpion"),
-)
+# the fixed prompts' classes whose front and back differ, and the kind of thing under which the evaluator's front
+# and back are judged: single nouns have one held-out object at most, kinds have several
+VIEW_DISTINCT: dict[str, str] = {
+    **dict.fromkeys(("police car", "fire truck", "monster truck", "car"), "road vehicle"),
+    **{"spaceship": "spacecraft", "rowboat": "boat", "skeleton": "character"},
+    **dict.fromkeys(("bee", "octopus", "cow", "scorpion"), "animal"),
+    "whale": "fish",
+}
 
 
 @dataclass(frozen=True)
