@@ -33,7 +33,7 @@ from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import Run, generators
 from app.stages.field import field_of_mesh, field_step, start_field
-from app.stages.fuse import finish, fuse_step, hull_mesh, start_fuse
+from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.sample import direct_cameras, sample
@@ -42,6 +42,7 @@ from renderers.cameras import orbit
 from renderers.fields import GridField
 from renderers.mesh import vertex_normals
 from renderers.raster import make_context
+from renderers.remesh import remesh
 
 
 @dataclass
@@ -163,7 +164,7 @@ class Job:
 
 def stage_count(recipe: Recipe) -> int:
     """Bars that a run shows."""
-    direct = 1 + (recipe.direct.fit > 0)
+    direct = 1 + recipe.direct.rounds
     if recipe.method == DIRECT:
         return recipe.best_of * direct + 1
     return recipe.best_of * (2 + (recipe.refine.steps > 0) + direct * (recipe.init == DIRECT)) + 1
@@ -207,9 +208,12 @@ def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sha
     with job.clock.part("hull"):
         vertices, faces = hull_mesh(frames, cameras, r, recipe.mesh.keep)
     job.run.event("hull", vertices=len(vertices), faces=len(faces))
-    if r.fit:
+    for k in range(r.rounds):
+        with job.clock.part("remesh"):
+            length = round_length(vertices, faces, r, k, pixel_size(frames, cameras))
+            vertices, faces = remesh(vertices, faces, length)
         state = start_fuse(vertices, faces, r, streams)
-        job.loop(f"fuse{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r))
+        job.loop(f"fuse{k + 1}{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r, k))
         vertices = state.parameters["vertices"].detach()
     with job.clock.part("project"):
         vertices, faces = finish(vertices, faces, recipe.mesh)

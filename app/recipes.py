@@ -114,13 +114,19 @@ class DirectRecipe:
     """Pixels by which silhouettes grow before they carve."""
     outvoted: int = 0
     """Views that the others outvote: 0 keeps what all views see, 1 what all but one see."""
-    fit: int = 100
-    """Steps that move the vertices; 0 keeps the hull."""
-    rate: float = 0.01
+    rounds: int = 3
+    """Rounds of remeshing and fitting, coarse to fine; 0 keeps the hull."""
+    fit: int = 40
+    """Steps a round that move the vertices."""
+    faces_coarse: int = 2000
+    """Triangles of the first round's mesh, about."""
+    faces_fine: int = 8000
+    """Triangles of the last round's mesh, about; --mesh.faces still holds for the result."""
+    rate: float = 0.015
     """Root mean square of the vertices' first steps (world units)."""
     rate_end: float = 0.0005
     """The same of the last steps."""
-    smoothness: float = 20.0
+    smoothness: float = 5.0
     """Lambda of the preconditioner I + lambda L: steps are smooth over about its square root in edges."""
     weight_alpha: float = 1.0
     """Weight of the absolute difference of alpha."""
@@ -236,7 +242,10 @@ def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
         ("direct.level", d.level, 0.01, 0.99),
         ("direct.margin", d.margin, -8, 8),
         ("direct.outvoted", d.outvoted, 0, d.views - 1),
-        ("direct.fit", d.fit, 0, 100_000),
+        ("direct.rounds", d.rounds, 0, 16),
+        ("direct.fit", d.fit, 1, 100_000),
+        ("direct.faces-coarse", d.faces_coarse, 100, d.faces_fine),
+        ("direct.faces-fine", d.faces_fine, 100, 60_000),
         ("direct.rate", d.rate, 1e-6, 0.1),
         ("direct.rate-end", d.rate_end, 1e-6, d.rate),
         ("direct.smoothness", d.smoothness, 0, 10_000),

@@ -2,9 +2,10 @@
 
     minimise  w_a mean |alpha - alpha*| + w_n mean |n - n*|_1 + w_b mean over edges of (1 - n_f . n_g)
 
-over the vertices, by large steps (renderers/precondition.py), rates falling geometrically. alpha* and n* are the
-frames' alpha and alpha-weighted camera normals; n_f, n_g the normals of the faces at an edge. Absolute differences,
-because views of a weak prior disagree: where they do, most of them win.
+over the vertices, by large steps (renderers/precondition.py), in rounds from coarse to fine: each remeshes first
+(renderers/remesh.py), and the rates fall geometrically over all of them. A coarse mesh has no vertices to wrinkle
+with. alpha* and n* are the frames' alpha and alpha-weighted camera normals; n_f, n_g the normals of the faces at an
+edge. Absolute differences, because views of a weak prior disagree: where they do, most of them win.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from renderers.mesh import render_mesh
 from renderers.precondition import LargeSteps
 from renderers.raster import Topology, antialias_construct_topology_hash, make_context
 
+SHORTEST = 0.6
 SURFACE = math.log(2)  # the density of a field whose raw density is 0
 
 
@@ -64,6 +66,20 @@ def bending(vertices: Tensor, faces: Tensor, pairs: tuple[Tensor, Tensor]) -> Te
     return 1 - (normal[pairs[0]] * normal[pairs[1]]).sum(1).mean()
 
 
+def pixel_size(frames: Tensor, cameras: Cameras) -> float:
+    """World units across a pixel at the origin."""
+    return float(2 * cameras.distance[0] * torch.tan(cameras.fov[0] / 2)) / frames.shape[-1]
+
+
+def round_length(vertices: Tensor, faces: Tensor, recipe: DirectRecipe, r: int, pixel: float) -> float:
+    """Edge length of round r: as many equilateral triangles as the round has on the surface's area, but no edges
+    shorter than SHORTEST of a pixel (world units)."""
+    count = recipe.faces_coarse * (recipe.faces_fine / recipe.faces_coarse) ** (r / max(1, recipe.rounds - 1))
+    a, b, c = (vertices[faces[:, i].long()] for i in range(3))
+    area = float(torch.linalg.cross(b - a, c - a).norm(dim=1).sum()) / 2
+    return max(math.sqrt(4 / math.sqrt(3) * area / count), SHORTEST * pixel)
+
+
 def start_fuse(
     vertices: Tensor, faces: Tensor, recipe: DirectRecipe, generators: dict[str, torch.Generator]
 ) -> Optimization:
@@ -74,9 +90,9 @@ def start_fuse(
 
 
 def fuse_step(
-    faces: Tensor, frames: Tensor, cameras: Cameras, state: Optimization, recipe: DirectRecipe
+    faces: Tensor, frames: Tensor, cameras: Cameras, state: Optimization, recipe: DirectRecipe, r: int
 ) -> Callable[[int], StepResult]:
-    """The fit's `step(i)`."""
+    """`step(i)` of round r."""
     vertices = state.parameters["vertices"]
     context = make_context(vertices.device)
     topology = antialias_construct_topology_hash(faces)
@@ -86,7 +102,8 @@ def fuse_step(
 
     def step(i: int) -> StepResult:
         fall = recipe.rate_end / recipe.rate
-        state.adam.param_groups[0]["lr"] = recipe.rate * fall ** (i / max(1, recipe.fit - 1))
+        progress = (r * recipe.fit + i) / max(1, recipe.rounds * recipe.fit - 1)
+        state.adam.param_groups[0]["lr"] = recipe.rate * fall**progress
         start = time.perf_counter()
         rendered = render_mesh(context, vertices, faces, cameras, frames.shape[-1], grey, topology)
         seconds = time.perf_counter() - start
