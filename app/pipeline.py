@@ -206,8 +206,10 @@ def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sha
     )
     job.loops.append(timings)
     with job.clock.part("hull"):
-        vertices, faces = hull_mesh(frames, cameras, r, recipe.mesh.keep)
-    job.run.event("hull", vertices=len(vertices), faces=len(faces))
+        hull = hull_mesh(frames, cameras, r, recipe.mesh.keep)
+        vertices, faces = hull.vertices, hull.faces
+    carved = {"margin": hull.margin, "outvoted": hull.outvoted, "agreement": hull.agreement}
+    job.run.event("hull", vertices=len(vertices), faces=len(faces), **carved)
     for k in range(r.rounds):
         with job.clock.part("remesh"):
             length = round_length(vertices, faces, r, k, pixel_size(frames, cameras))

@@ -114,6 +114,8 @@ class DirectRecipe:
     """Pixels by which silhouettes grow before they carve."""
     outvoted: int = 0
     """Views that the others outvote: 0 keeps what all views see, 1 what all but one see."""
+    relax: bool = True
+    """Try wider margins and one more outvoted view; keep the hull whose silhouettes agree best with the frames."""
     rounds: int = 3
     """Rounds of remeshing and fitting, coarse to fine; 0 keeps the hull."""
     fit: int = 40

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ from renderers.precondition import LargeSteps
 from renderers.raster import Topology, antialias_construct_topology_hash, make_context
 
 SHORTEST = 0.6
+RELAXED = (0.0, 1.0, 2.0)  # pixels added to the margin
+CLEARLY = 0.02
 SURFACE = math.log(2)  # the density of a field whose raw density is 0
 
 
@@ -39,17 +42,57 @@ def level_set(values: Tensor) -> tuple[Tensor, Tensor]:
     return density_to_mesh(GridField(values, no_color), threshold=SURFACE)
 
 
-def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: float) -> tuple[Tensor, Tensor]:
-    """(vertices, faces) of the frames' visual hull, on the frames' device. CollapseError where there is none."""
-    try:
-        values = carve(frames[:, 3:4], cameras, recipe.hull, recipe.margin, recipe.outvoted, recipe.level)
-        vertices, faces = keep_largest_components(*level_set(values.cpu()), keep)
-    except EmptyMeshError as e:
+@dataclass(frozen=True)
+class Hull:
+    """vertices (V, 3), faces (F, 3); the margin (pixels) and the number of outvoted views it was carved with, and the
+    agreement of its silhouettes with the frames' (mean intersection over union)."""
+
+    vertices: Tensor
+    faces: Tensor
+    margin: float
+    outvoted: int
+    agreement: float
+
+
+def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: float) -> Hull:
+    """The frames' visual hull, on their device. CollapseError where there is none.
+
+    With `recipe.relax`, larger margins and outvoted views are tried too, and the hull whose silhouettes agree best
+    with the frames' is kept: views that contradict each other carve each other's parts away. Each relaxation must earn
+    CLEARLY more agreement than the stricter hulls before it.
+    """
+    margins = [recipe.margin + m for m in (RELAXED if recipe.relax else RELAXED[:1])]
+    votes = range(recipe.outvoted, min(recipe.outvoted + 1 + recipe.relax, recipe.views))
+    best: Hull | None = None
+    for outvoted in votes:
+        values = carve(frames[:, 3:4], cameras, recipe.hull, 0.0, outvoted, recipe.level).cpu()
+        for margin in margins:
+            try:
+                v, f = keep_largest_components(*level_set(values + margin), keep)
+            except EmptyMeshError:
+                continue
+            v, f = v.to(frames.device), f.to(frames.device)
+            agreement = silhouette_agreement(v, f, frames, cameras, recipe.level)
+            if best is None or agreement > best.agreement + CLEARLY:
+                best = Hull(v, f, margin, outvoted, agreement)
+    if best is None:
         raise CollapseError(
-            "The sampled views share no part of space, so there is no hull. "
-            "Try another --seed, --best-of 4 or --direct.outvoted 1."
-        ) from e
-    return vertices.to(frames.device), faces.to(frames.device)
+            "The sampled views share no part of space: there is no hull. Try another --seed or prompt."
+        )
+    return best
+
+
+@torch.no_grad()
+def silhouette_agreement(
+    vertices: Tensor, faces: Tensor, frames: Tensor, cameras: Cameras, level: float = 0.5
+) -> float:
+    """Mean over views of the intersection over union of the mesh's silhouette and the frames'; a view that shows
+    nothing counts 0."""
+    context, nothing = make_context(vertices.device), torch.zeros_like(vertices)
+    mine = render_mesh(context, vertices, faces, cameras, frames.shape[-1], nothing).alpha > 0.5
+    theirs = frames[:, 3:4] > level
+    both, either = (x.flatten(1).sum(1) for x in (mine & theirs, mine | theirs))
+    return float((both / either.clamp(min=1)).mean())
 
 
 def neighbours(topology: Topology) -> tuple[Tensor, Tensor]:
