@@ -63,4 +63,25 @@ def tree() -> Mesh:
     return _join([_part(cone, (0.15, 0.5, 0.2), (0, -0.25, 0)), _part(trunk, (0.45, 0.3, 0.15), (0, -0.45, 0))])
 
 
+LEGS = [(x, z) for x in (-0.58, 0.58) for z in (-0.38, 0.38)]  # where the table's legs stand
+
+
+def table() -> Mesh:
+    """A brown top on four legs 0.08 thick: about two and a half pixels of a 64-pixel frame."""
+    top = _part(_box(1.3, 0.08, 0.9), (0.6, 0.4, 0.2), (0, 0.35, 0))
+    return _join([top, *(_part(_box(0.08, 0.8, 0.08), (0.5, 0.3, 0.15), (x, -0.05, z)) for x, z in LEGS)])
+
+
+def sword() -> Mesh:
+    """A blade 0.12 x 0.03 (one pixel seen from the side), up to y = 0.9, a golden guard and a brown grip."""
+    blade = _part(_box(0.12, 1.2, 0.03), (0.8, 0.8, 0.85), (0, 0.3, 0))
+    guard = _part(_box(0.5, 0.06, 0.08), (0.8, 0.6, 0.1), (0, -0.32, 0))
+    return _join([blade, guard, _part(_box(0.06, 0.4, 0.06), (0.4, 0.2, 0.1), (0, -0.55, 0))])
+
+
+def sphere(radius: float = 0.6) -> Mesh:
+    """A blue ball."""
+    return _part(trimesh.creation.icosphere(subdivisions=4, radius=radius), (0.2, 0.5, 0.9))
+
+
 OBJECTS = {"a red mushroom": mushroom(), "a blue car": car(), "a green tree": tree()}

@@ -1,0 +1,77 @@
+"""A method over the fixed prompts, seed 0: run folders, the evaluator's table, one contact sheet, chosen by nobody.
+
+    python -m benchmarks.gallery --method direct --runs .cache/gallery/direct --out docs/pictures
+    python -m benchmarks.gallery --method sds --every 5 --runs .cache/gallery/sds --out docs/pictures
+
+All runs share one process (a run's bytes do not depend on what ran before it), so their seconds leave out the imports.
+Finished runs are not run again: stop it and start it as you like.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from app.errors import UserError
+from app.evaluate.measure import measure, qualified, table
+from app.evaluate.network import load_evaluator
+from app.evaluate.nouns import classes, eval100
+from app.evaluate.report import contact_sheet, text_table, write_results
+from app.evaluate.views import asset_frames, own_cameras
+from app.pipeline import Clock, generate
+from app.progress import Progress
+from app.recipes import preset
+from app.runs import create_run, slug
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run and evaluate a method over eval100."""
+
+    method: str
+    runs: Path
+    """Run folders go (and stay) here."""
+    out: Path
+    """METHOD-gallery.png and METHOD-gallery.json are written here."""
+    every: int = 1
+    """Only every so-manieth prompt."""
+    preset: str = "draft"
+    seed: int = 0
+
+
+def main() -> None:
+    a = tyro.cli(Arguments)
+    prompts = eval100()[:: a.every]
+    evaluator, cameras, kinds = load_evaluator(), own_cameras(), classes(eval100())
+    real_back, items, failed, seconds = qualified(evaluator), [], {}, []
+    for i, p in enumerate(prompts):
+        folder = a.runs / slug(p.text)
+        if not (folder / "mesh.glb").is_file():
+            recipe = dataclasses.replace(preset(a.preset, p.text), method=a.method, seed=a.seed)
+            try:
+                generate(recipe, create_run(recipe, folder), Progress(stages=4), Clock())
+            except UserError as e:
+                failed[p.text] = str(e)
+                continue
+        seconds.append(json.loads((folder / "metadata.json").read_text())["seconds"]["total"])
+        frames = asset_frames(folder / "mesh.glb", cameras)
+        items.append((measure(evaluator, frames, cameras.azimuth, p, kinds, str(folder), real_back), frames))
+        sys.stderr.write(f"{i + 1}/{len(prompts)} {p.text}: rank {items[-1][0].rank}, {seconds[-1]:.0f} s\n")
+    records = [r for r, _ in items]
+    a.out.mkdir(parents=True, exist_ok=True)
+    contact_sheet(a.out / f"{a.method}-gallery.png", items, columns=5)
+    results = {"method": a.method, "preset": a.preset, "seed": a.seed, "failed": failed, "table": table(records)}
+    results |= {"seconds": {"median": float(np.median(seconds)), "worst": max(seconds)}}
+    write_results(a.out / f"{a.method}-gallery.json", results | {"records": [r.row() for r in records]})
+    print(text_table(results["table"]))
+    print(f"median {results['seconds']['median']:.1f} s, worst {max(seconds):.1f} s; failed: {failed or 'none'}")
+
+
+if __name__ == "__main__":
+    main()
