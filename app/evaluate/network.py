@@ -151,6 +151,12 @@ def front_score(logits: Tensor) -> Tensor:
     return logits.softmax(1) @ centre.cos()
 
 
+def mirrored(frames: Tensor) -> Tensor:
+    """Frames (B, 7, H, W) of the mirrored object seen from the mirrored azimuth: what is front stays front."""
+    x = frames.flip(3)
+    return torch.cat([x[:, :4], 1 - x[:, 4:5], x[:, 5:]], 1)
+
+
 @dataclass(frozen=True)
 class Views:
     """What the evaluator says of B views: `features` (B, 256), `scores` (B, N) cosines of the N asked nouns, `front`
@@ -181,8 +187,12 @@ class Evaluator:
         """Look at frames (B, 7, 64, 64) in [0, 1] and score N nouns for each of them."""
         parts = [light_frames(block) for block in frames.split(256)]
         features, points = (torch.cat(p) for p in zip(*(self.net.noun(x) for x in parts), strict=True))
-        front = front_score(torch.cat([self.net.view(x) for x in parts]))
+        front = torch.cat([self.front(block) for block in frames.split(256)])
         return Views(features, points @ self.nouns(names).T, front)
+
+    def front(self, frames: Tensor) -> Tensor:
+        """(B,) in [-1, 1]: the mean front score of the frames and of their mirror images."""
+        return sum(front_score(self.net.view(light_frames(x))) for x in (frames, mirrored(frames))) / 2
 
 
 def shipped_folder() -> Path:
