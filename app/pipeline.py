@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
 import platform
@@ -27,7 +28,7 @@ from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.methods import DIRECT, METHODS
-from app.models import load_prior
+from app.models import load_prior, weights_folder
 from app.optimize import Optimization, StepResult, Timings, optimize
 from app.progress import Progress
 from app.recipes import Recipe
@@ -38,7 +39,8 @@ from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.sample import direct_cameras, sample
 from guidance.priors.embedded import EmbeddedPrior
-from renderers.cameras import orbit
+from guidance.priors.known import familiarity, load_known
+from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.mesh import vertex_normals
 from renderers.raster import make_context
@@ -117,6 +119,10 @@ def _generate(
     progress.say(
         f"{recipe.prompt!r} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}"
     )
+    known = load_known(weights_folder(recipe.prior))
+    known = None if known is None else familiarity(known, prior.encoder, recipe.prompt)
+    if known is not None:
+        progress.say(known.sentence(prior.name))
     job = Job(recipe, run, progress, clock, stopped, prior, device)
     candidates = [candidate(job, k, seed) for k, seed in enumerate(candidate_seeds(recipe.seed, recipe.best_of))]
     best = choose(candidates)
@@ -130,6 +136,8 @@ def _generate(
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
         for i, c in enumerate(candidates)
     ]
+    if known is not None:
+        result["familiarity"] = dataclasses.asdict(known)
     run.write_json("metadata.json", result)
     run.event("done", seconds=round(clock.total(), 2))
     return result
@@ -198,13 +206,20 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
 
 
 def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float]:
-    """Joint frames -> visual hull -> fitted mesh -> projected colour. Returns the shape and its fusion residual."""
+    """Joint frames, fused. Returns the shape and its fusion residual."""
     recipe, r = job.recipe, job.recipe.direct
     cameras = direct_cameras(r, job.device)
     frames, timings = sample(
         job.run, f"sample{tag}", r, job.prior, recipe.prompt, cameras, streams["noise"], job.progress, job.stopped
     )
     job.loops.append(timings)
+    shape = fuse(job, tag, frames, cameras, streams)
+    return shape, fusion_residual(shape, frames, cameras)
+
+
+def fuse(job: Job, tag: str, frames: Tensor, cameras: Cameras, streams: dict[str, torch.Generator]) -> Shape:
+    """Frames (V, 7, S, S) -> visual hull -> fitted mesh -> projected colour."""
+    recipe, r = job.recipe, job.recipe.direct
     with job.clock.part("hull"):
         hull = hull_mesh(frames, cameras, r, recipe.mesh.keep)
         vertices, faces = hull.vertices, hull.faces
@@ -222,8 +237,7 @@ def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sha
         projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
         colors = vertex_colors(projector, vertices, faces)
         attributes = torch.cat([vertex_normals(vertices, faces), colors], 1)
-        shape = Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
-    return shape, fusion_residual(shape, frames, cameras)
+        return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
 def distil(job: Job, tag: str, streams: dict[str, torch.Generator], start: Shape | None) -> Shape:

@@ -106,6 +106,8 @@ class DirectRecipe:
     """DDIM steps."""
     scale: float = 3.0
     """Classifier-free guidance scale, Form A."""
+    guide_above: float = 3.0
+    """Noise level sigma under which guidance is left out: there it only sharpens the prior's own errors."""
     hull: int = 64
     """Grid vertices of the hull along each axis."""
     level: float = 0.4
@@ -240,6 +242,7 @@ def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
         ("best-of", recipe.best_of, 1, 64),
         ("direct.elevation", d.elevation, -80, 80),
         ("direct.steps", d.steps, 1, 1000),
+        ("direct.guide-above", d.guide_above, 0, 1000),
         ("direct.hull", d.hull, 16, 192),
         ("direct.level", d.level, 0.01, 0.99),
         ("direct.margin", d.margin, -8, 8),

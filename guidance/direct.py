@@ -43,15 +43,17 @@ def sample_frames(
     steps: int,
     scale: float,
     on_step: Callable[[int, Tensor], None] | None = None,
+    guide_above: float = 0.0,
 ) -> Tensor:
-    """Frames (V, C, H, W) in [0, 1] of one object, from start noise of that shape; `scale` is Form A's w.
+    """Frames (V, C, H, W) in [0, 1] of one object, from start noise of that shape; `scale` is Form A's w, at noise
+    levels above `guide_above`.
 
     `on_step(i, frames)` sees each step's clean prediction and may raise to stop. The prior's own space must be
     2 x - 1 of its frames, as in every prior of frames.
     """
     conditions = joint_conditions(prior, prompt, azimuth, elevation)
     watch = None if on_step is None else lambda i, x0: on_step(i, to_frames(x0))
-    return to_frames(ddim_sample(prior, conditions, noise, steps, scale, watch))
+    return to_frames(ddim_sample(prior, conditions, noise, steps, scale, watch, guide_above))
 
 
 def to_frames(x0: Tensor) -> Tensor:

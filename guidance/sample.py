@@ -1,7 +1,8 @@
 """Deterministic DDIM sampling (2010.02502, eta 0) from any prior, with classifier-free guidance.
 
 z_{t'} = a_{t'} x0 + s_{t'} eps,  x0 and eps the guided prediction at (z_t, t); x0 is clipped to [-1, 1] as in
-training.
+training. Guidance may be left out below a noise level sigma = s/a (2404.07724): there it repeats the prior's own
+errors `scale` times, in garish patches, and costs a second forward.
 """
 
 from __future__ import annotations
@@ -31,17 +32,20 @@ def ddim_sample(
     steps: int = 20,
     scale: float = 3.0,
     on_step: Callable[[int, Tensor], None] | None = None,
+    guide_above: float = 0.0,
 ) -> Tensor:
     """Samples x0 (B, C, H, W) in the prior's own space from start noise (B, C, H, W).
 
-    `conditions`: (conditional, unconditional). `scale`: Form A. `on_step(i, x0)` sees each prediction.
+    `conditions`: (conditional, unconditional). `scale`: Form A, at noise levels sigma of at least
+    `guide_above`; 1 below. `on_step(i, x0)` sees each prediction.
     """
     z, schedule = noise, prior.schedule
     x0 = noise
     ts = knots(steps)
+    lowest = schedule.t_at(guide_above) if guide_above > 0 else 0
     for i, t_int in enumerate(ts):
         t = torch.full((len(z),), t_int, dtype=torch.long, device=z.device)
-        if scale == 1:
+        if scale == 1 or t_int < lowest:
             guided = prior.predict(z, t, [conditions[0]])[0]
         else:
             guided = cfg(*prior.predict(z, t, list(conditions)), scale=scale)

@@ -22,8 +22,9 @@ from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
 from app.evaluate.views import asset_frames, own_cameras
+from app.export.preview import save_png
 
-MEMORY_PROMPTS = 20
+MEMORY_PROMPTS, EXACT = 20, 20
 
 
 def is_run(folder: Path) -> bool:
@@ -88,12 +89,16 @@ def evaluate_runs(evaluator: Evaluator, what: Path) -> tuple[list[Item], list[st
     return items, unfinished
 
 
+def sampling(a: Evaluate) -> Sampling:
+    return Sampling(steps=a.steps, scale=a.scale, guide_above=a.guide_above, elevation=a.elevation)
+
+
 def samples(evaluator: Evaluator, a: Evaluate, prompts: list[Prompt]) -> Iterator[Item]:
     """(record, frames) of each prompt's joint sample."""
     from app.models import load_prior
 
     prior = load_prior(a.prior, torch.device("cpu"))
-    how = Sampling(steps=a.steps, scale=a.scale, elevation=a.elevation)
+    how = sampling(a)
     kinds = classes([*eval100(), *prompts])
     real_back = qualified(evaluator, "front_back_prior_views")
     for prompt in tqdm(prompts, unit="prompt", disable=not sys.stderr.isatty()):
@@ -105,8 +110,9 @@ def check(a: Evaluate) -> None:
     """UsageError for options that do not fit."""
     if a.what != "prior":
         plain = Evaluate(a.what)
-        for name in ("prompts", "count", "seed", "prior", "steps", "scale", "elevation", "data"):
+        for name in ("prompts", "count", "seed", "prior", "steps", "scale", "guide_above", "elevation", "data"):
             if getattr(a, name) != getattr(plain, name):
+                name = name.replace("_", "-")
                 raise UsageError(f'--{name} is only for "polymode evaluate prior"; leave it out for runs.')
     if a.count is not None and a.count < 1:
         raise UsageError(f"--count {a.count} is out of range; use at least 1.")
@@ -126,7 +132,7 @@ def run_evaluate(a: Evaluate) -> int:
     if a.what == "prior":
         items = list(samples(evaluator, a, read_prompts(a.prompts)[: a.count]))
         results |= {"prior": a.prior, "seed": a.seed}
-        results |= {"sampling": asdict(Sampling(steps=a.steps, scale=a.scale, elevation=a.elevation))}
+        results |= {"sampling": asdict(sampling(a))}
     else:
         items, unfinished = evaluate_runs(evaluator, Path(a.what))
         results |= {"unfinished": unfinished}
@@ -167,16 +173,33 @@ def ceiling_note(evaluator: Evaluator) -> dict[str, Any]:
 
 
 def against_data(evaluator: Evaluator, a: Evaluate, items: list[Item]) -> dict[str, Any]:
+    """Kernel distance, memory, consistency and novel views; pictures of the last three into --out."""
     from app.evaluate.against_data import kernel_distances, load_real, memory
+    from app.evaluate.consistency import fifth_views, five_cameras
+    from app.evaluate.novel_view import novel_views
+    from app.lowpoly import split_families
+    from app.models import load_prior
+    from renderers.snapshot import snapshots
 
     assert a.data is not None
     real = load_real(evaluator, a.data, a.elevation)
     features = [evaluator(frames, ["thing"]).features for _, frames in items]
     some = list(range(0, len(items), max(1, len(items) // MEMORY_PROMPTS)))[:MEMORY_PROMPTS]
     chosen = [(items[i][0].prompt.text, items[i][1], features[i]) for i in some]
+    prior = load_prior(a.prior, torch.device("cpu"))
+    held_out, cameras = split_families(real.pack.rows)[1], five_cameras(a.elevation)
+    exact = [held_out[k * len(held_out) // EXACT] for k in range(EXACT)]
+    frames = [torch.from_numpy(snapshots([real.pack.mesh(i)] * 5, cameras, prior.frame_shape[-1])) for i in exact]
+    consistency, fives = fifth_views(prior, [prompt for prompt, _, _ in chosen], sampling(a), a.seed, frames)
+    novel, nines = novel_views(prior, real.pack, seed=a.seed, steps=a.steps)
+    if a.out is not None:
+        save_png(a.out / "consistency.png", [x[:, :3] for x in fives])
+        save_png(a.out / "novel_views.png", [x[:, :3] for x in nines[:20]])
     return {
         "kernel_distance": kernel_distances(real, torch.cat(features), a.seed),
         "memory": memory(real, chosen, a.out),
+        "consistency": consistency,
+        "novel_views": novel,
     }
 
 
@@ -213,6 +236,26 @@ def text_report(results: dict[str, Any], out: Path | None) -> str:
             f"Cosine distance to the nearest training view: samples {m['samples_to_training'][0]:.3f}, real held-out "
             f"views {m['held_out_to_training'][0]:.3f}."
         )
+        lines += [*consistency_lines(results["against_data"]["consistency"])]
+        lines += [*novel_view_lines(results["against_data"]["novel_views"])]
     if out is not None:
         lines.append(f"{out / 'results.json'}\n{out / 'contact_sheet.png'}")
     return "\n".join(lines) + "\n"
+
+
+def consistency_lines(c: dict[str, Any]) -> Iterator[str]:
+    yield f"A fifth view against four fused ({c['prompts']} prompts, {c['without a hull']} without a hull):"
+    for name in ("own fifth", "another's fifth", "exact renders"):
+        if c[name]:
+            numbers = ", ".join(f"{k} {_interval(v)}" for k, v in c[name].items())
+            yield f"  {name}: {numbers}"
+
+
+def novel_view_lines(n: dict[str, Any]) -> Iterator[str]:
+    yield f"Four views from one picture, {n['objects']} held-out objects:"
+    for who in ("prior", "same view", "grey"):
+        yield f"  {who}: PSNR {_interval(n[f'{who} PSNR'])}, SSIM {_interval(n[f'{who} SSIM'])}"
+
+
+def _interval(value: list[float] | None) -> str:
+    return "-" if value is None else f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"

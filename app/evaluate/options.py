@@ -29,6 +29,8 @@ class Evaluate:
     """Only for "prior": DDIM steps."""
     scale: float = 5.0
     """Only for "prior": guidance scale."""
+    guide_above: float = 3.0
+    """Only for "prior": noise level sigma under which guidance is left out."""
     elevation: float = 15.0
     """Only for "prior": elevation of the four views, degrees."""
     data: Path | None = None

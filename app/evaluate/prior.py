@@ -25,6 +25,7 @@ class Sampling:
     views: int = 4
     steps: int = 20
     scale: float = 5.0
+    guide_above: float = 3.0
     elevation: float = 15.0
 
 
@@ -42,5 +43,5 @@ def sample_prompt(prior: EmbeddedPrior, prompt: str, how: Sampling, seed: int) -
     views = Views(azimuth, elevation, how.views)
     noise = prompt_noise(prior, prompt, how.views, seed).to(prior.device)
     conditions = (prior.condition(prompt, views), prior.condition("", views))
-    x0 = ddim_sample(prior, conditions, noise, how.steps, how.scale)
+    x0 = ddim_sample(prior, conditions, noise, how.steps, how.scale, guide_above=how.guide_above)
     return prior.decode(x0).cpu(), azimuth

@@ -62,7 +62,15 @@ def sample(
 
     noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
     frames = sample_frames(
-        prior, prompt, cameras.azimuth, cameras.elevation, noise, recipe.steps, recipe.scale, on_step
+        prior,
+        prompt,
+        cameras.azimuth,
+        cameras.elevation,
+        noise,
+        recipe.steps,
+        recipe.scale,
+        on_step,
+        recipe.guide_above,
     )
     run.save_checkpoint(stage, {"frames": frames}, recipe.steps)
     bar.close()

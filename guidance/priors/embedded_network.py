@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from guidance.priors.refinement import Refinement
 from guidance.priors.text import WIDTH, TextEmbedding
 
 CHANNELS = 7
@@ -72,10 +73,13 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> T
 
 
 def build_network(
-    channels: tuple[int, ...] = (64, 128, 192), sample_size: int = 16, condition_width: int = CONDITION_WIDTH
+    channels: tuple[int, ...] = (64, 128, 192),
+    sample_size: int = 16,
+    condition_width: int = CONDITION_WIDTH,
+    refined: bool = True,
 ) -> UNet2DConditionModel:
-    """The network with random weights. 11.7 M parameters at the default channels. A `condition_width` of 16 (the first
-    weights) knows the camera alone. No attention at the finest level:
+    """The network with random weights. 11.8 M parameters at the default channels. A `condition_width` of 16 (the first
+    weights) knows the camera alone; without `refined` there is no refinement. No attention at the finest level:
     joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
     net = UNet2DConditionModel(
@@ -94,6 +98,8 @@ def build_network(
         norm_num_groups=16,
     )
     net.set_attn_processor(FrameAttention())  # pyright: ignore[reportArgumentType]
+    if refined:
+        net.refinement = Refinement(CHANNELS, 2 * TIME_WIDTH)
     return net
 
 
@@ -161,9 +167,9 @@ def predict_x0(
     `frames` neighbours are one object. `geometry`: `geometry_time` rows (B, 16) where alpha and normals carry a noise
     level of their own."""
     condition = camera
+    if geometry is None:
+        geometry = torch.zeros(len(camera), TIME_WIDTH, device=camera.device)
     if net.config["projection_class_embeddings_input_dim"] > CAMERA_WIDTH:
-        if geometry is None:
-            geometry = torch.zeros(len(camera), TIME_WIDTH, device=camera.device)
         condition = torch.cat([camera, geometry, pooled(text)], 1)
     out = net(
         F.pixel_unshuffle(z, PATCH),
@@ -174,12 +180,15 @@ def predict_x0(
         cross_attention_kwargs={"frames": frames},
         return_dict=False,
     )[0]
-    return F.pixel_shuffle(out.float(), PATCH)
+    out = F.pixel_shuffle(out, PATCH)
+    if hasattr(net, "refinement"):
+        out = net.refinement(out, z, torch.cat([geometry_time(t), geometry], 1))
+    return out.float()
 
 
-def widen(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a network that knows the camera alone, for one that is told more: zeros for what is new, so that it
-    starts as the same function."""
+def widen(state: dict[str, Tensor], net: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Weights of a network that knows the camera alone or has no refinement, for `net`, a new one that has both. It
+    starts as the same function: zeros for what it is told besides, the new refinement's own start."""
     key = "class_embedding.linear_1.weight"
-    extra = CONDITION_WIDTH - state[key].shape[1]
-    return state | {key: F.pad(state[key], (0, extra))} if extra else state
+    fresh = {k: v.clone() for k, v in net.state_dict().items() if k.startswith("refinement.")}
+    return fresh | state | {key: F.pad(state[key], (0, CONDITION_WIDTH - state[key].shape[1]))}

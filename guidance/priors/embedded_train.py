@@ -111,7 +111,7 @@ def new_state(config: TrainConfig, device: torch.device | str, weights: Path | N
         torch.default_generator.manual_seed(config.seed)  # diffusers initialises from the global generator
         net = build_network(config.channels)
     if weights is not None:
-        net.load_state_dict(widen(dict(load_network(weights, "cpu")[0].state_dict())))
+        net.load_state_dict(widen(dict(load_network(weights, "cpu")[0].state_dict()), net))
     net = to(net, device).train()
     return TrainState(net, {k: v.detach().clone() for k, v in net.state_dict().items()}, make_optimizer(net, config))
 
@@ -147,7 +147,7 @@ class Batch:
 def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) -> Batch:
     """One dense batch of one kind of set."""
     u = torch.rand(6, generator=generator).tolist()
-    joint, with_camera = u[0] < 0.6, u[0] < 0.8
+    joint, with_camera = u[0] < 0.75, u[0] < 0.9
     views = 4 if joint else 1
     objects = config.objects * (1 if config.size >= 64 else 2) * (1 if joint else 3)
     with_picture = with_camera and u[1] < config.picture
@@ -186,8 +186,8 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
         return (1000 * torch.rand(shape, generator=generator) ** config.skew).long().clamp(max=999)
 
     t = times(objects, 1).expand(objects, v)
-    # half of the joint sets share one t (what sampling sees), half draw one a frame (what DSD and SDS may need)
-    if u[4] < 0.5:
+    # most joint sets share one t (what sampling sees), a fifth draws one a frame (what distillation may need)
+    if u[4] < 0.2:
         t = times(objects, v)
     geometry = None
     if u[5] < config.separate_times:
@@ -364,8 +364,8 @@ def load_checkpoint(state: TrainState, path: Path) -> TrainState:
         numbers = file.metadata()
         # cloned: what safetensors returns may be a window into the mapped file, which later saves replace
         tensors = {k: file.get_tensor(k).clone() for k in file.keys()}
-    state.net.load_state_dict(widen({k[4:]: v for k, v in tensors.items() if k.startswith("net.")}))
-    ema = widen({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    state.net.load_state_dict(widen({k[4:]: v for k, v in tensors.items() if k.startswith("net.")}, state.net))
+    ema = widen({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")}, state.net)
     state.ema = {k: ema[k].to(v.device) for k, v in state.ema.items()}
     saved = state.optimizer.state_dict()
     shapes = [p.shape for group in state.optimizer.param_groups for p in group["params"]]
@@ -376,7 +376,7 @@ def load_checkpoint(state: TrainState, path: Path) -> TrainState:
             if value.ndim == 2:  # moments of a layer that has been widened since
                 value = F.pad(value, (0, shapes[int(i)][1] - value.shape[1]))
             moments.setdefault(int(i), {})[name] = value
-    if moments:
+    if len(moments) == len(shapes):  # a network that has got more parameters since starts with new moments
         state.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
     state.step, state.frames, state.seconds = int(numbers["step"]), int(numbers["frames"]), float(numbers["seconds"])
     return state

@@ -1,7 +1,7 @@
 """The embedded prior's files: bf16 safetensors shards of at most 15 MB beside a config.json that names them.
 
-config.json: {"format": 1, "channels": [...], "condition_width": 416, "size": 64, "shards": {file: sha256},
-"training": {...}}.
+config.json: {"format": 1, "channels": [...], "condition_width": 416, "refined": true, "size": 64,
+"shards": {file: sha256}, "training": {...}}.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def export_weights(
         "condition_width": state["class_embedding.linear_1.weight"].shape[1]
         if "class_embedding.linear_1.weight" in state
         else CAMERA_WIDTH,
+        "refined": any(k.startswith("refinement.") for k in state),
         "size": size,
         "shards": names,
         "training": training,
@@ -73,6 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         return {
             "channels": tuple(int(c) for c in config["channels"]),
             "condition_width": CAMERA_WIDTH,  # of the first weights, whose config.json does not say
+            "refined": False,  # likewise
             "size": int(config["size"]),
         } | config
     except (ValueError, KeyError, TypeError) as e:
@@ -105,7 +107,11 @@ def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DCondit
     shards, config = read_shards(folder)
     state: dict[str, Tensor] = {}
     with torch.device("meta"):
-        net = build_network(tuple(config["channels"]), condition_width=int(config["condition_width"]))
+        net = build_network(
+            tuple(config["channels"]),
+            condition_width=int(config["condition_width"]),
+            refined=bool(config["refined"]),
+        )
     try:
         for data in shards:
             state |= load(data)
