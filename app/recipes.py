@@ -102,9 +102,9 @@ class DirectRecipe:
     """Frames sampled jointly, at equal azimuth steps from the front: 4, as the prior was trained, or 8."""
     elevation: float = 15.0
     """Where they look from, in degrees upwards."""
-    steps: int = 20
+    steps: int = 12
     """DDIM steps."""
-    scale: float = 3.0
+    scale: float = 5.0
     """Classifier-free guidance scale, Form A."""
     guide_above: float = 3.0
     """Noise level sigma under which guidance is left out: there it only sharpens the prior's own errors."""

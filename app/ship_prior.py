@@ -33,11 +33,12 @@ class Arguments:
 
 def curve(folders: list[Path]) -> list[dict[str, float]]:
     """Validation entries of consecutive training folders, with frames, steps and seconds summed over them."""
-    rows, total, raw = [], {"step": 0.0, "frames": 0.0, "seconds": 0.0}, None
+    rows: list[dict[str, float]] = []
+    total, raw = {"step": 0.0, "frames": 0.0, "seconds": 0.0}, {"frames": float("inf")}
     for folder in folders:
         own = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
         # a folder that started from another one's checkpoint goes on counting frames and seconds, not steps
-        goes_on = raw is not None and own[0]["frames"] >= raw["frames"]
+        goes_on = own[0]["frames"] >= raw["frames"]
         base = {k: total[k] - (raw[k] if goes_on and k != "step" else 0) for k in total}
         rows += [r | {k: r[k] + base[k] for k in base} for r in own]
         total, raw = {k: rows[-1][k] for k in total}, own[-1]

@@ -60,7 +60,7 @@ def signed_distance(vertices: Tensor, faces: Tensor, resolution: int, band: floa
     near = np.zeros((resolution,) * 3, bool)
     i, j, k = np.round(samples).astype(np.int64).clip(0, resolution - 1).T
     near[i, j, k] = True
-    near = binary_dilation(near, np.ones((3, 3, 3), bool), iterations=int(np.ceil(band)))
+    near = np.asarray(binary_dilation(near, np.ones((3, 3, 3), bool), iterations=int(np.ceil(band))), bool)
     points = np.argwhere(near)
     _, index = KDTree(samples).query(points, k=CANDIDATES)
     distance = np.full(len(points), np.inf)

@@ -97,7 +97,9 @@ def test_a_fused_table_keeps_its_four_legs_and_a_sword_its_blade(tmp_path: Path)
     assert low[:, 1].min() < -0.35
     nearest = np.stack([np.hypot(low[:, 0] - x, low[:, 2] - z) for x, z in LEGS], 1)
     assert (np.bincount(nearest.argmin(1), minlength=4) > 40).all(), "each leg is there"
-    assert np.quantile(nearest.min(1), 0.95) < 0.12, "and nothing between them (near the top, four views leave a little)"
+    assert np.quantile(nearest.min(1), 0.95) < 0.12, (
+        "and nothing between them (near the top, four views leave a little)"
+    )
     blade = as_trimesh(fused(sword(), tmp_path / "b"))
     true = trimesh.Trimesh(sword()[0], sword()[3], process=False)
     assert np.abs(blade.extents - true.extents).max() < 0.08

@@ -256,7 +256,7 @@ def test_evaluate_samples_of_the_prior(tmp_path: Path) -> None:
     printed = json.loads(result.stdout)
     assert [r["prompt"] for r in printed["records"]] == ["a chair", "a green dragon"]
     assert [r["classes"] for r in printed["records"]] == [56, 56]
-    assert printed["sampling"] == {"views": 4, "steps": 2, "scale": 5.0, "elevation": 15.0}
+    assert printed["sampling"] == {"views": 4, "steps": 2, "scale": 5.0, "guide_above": 3.0, "elevation": 15.0}
     assert polymode(*words).stdout == result.stdout
 
 

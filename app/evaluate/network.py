@@ -192,7 +192,8 @@ class Evaluator:
 
     def front(self, frames: Tensor) -> Tensor:
         """(B,) in [-1, 1]: the mean front score of the frames and of their mirror images."""
-        return sum(front_score(self.net.view(light_frames(x))) for x in (frames, mirrored(frames))) / 2
+        one, two = (front_score(self.net.view(light_frames(x))) for x in (frames, mirrored(frames)))
+        return (one + two) / 2
 
 
 def shipped_folder() -> Path:

@@ -25,7 +25,7 @@ class Evaluate:
     """Only for "prior": seed of the samples."""
     prior: str = "embedded"
     """Only for "prior": alias or folder of the prior."""
-    steps: int = 20
+    steps: int = 12
     """Only for "prior": DDIM steps."""
     scale: float = 5.0
     """Only for "prior": guidance scale."""

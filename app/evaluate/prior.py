@@ -23,7 +23,7 @@ class Sampling:
     """How frames are sampled: `views` of one object jointly, 360/views degrees apart, elevation in degrees."""
 
     views: int = 4
-    steps: int = 20
+    steps: int = 12
     scale: float = 5.0
     guide_above: float = 3.0
     elevation: float = 15.0
