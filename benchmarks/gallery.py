@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 
 from app.errors import UserError
+from app.evaluate.command import read_prompts
 from app.evaluate.measure import measure, qualified, table
 from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import classes, eval100
@@ -39,6 +40,10 @@ class Arguments:
     """Run folders go (and stay) here."""
     out: Path
     """METHOD-gallery.png and METHOD-gallery.json are written here."""
+    prompts: Path | None = None
+    """A file of prompts instead of eval100."""
+    name: str = ""
+    """Instead of METHOD in the files' names."""
     every: int = 1
     """Only every so-manieth prompt."""
     preset: str = "draft"
@@ -47,8 +52,8 @@ class Arguments:
 
 def main() -> None:
     a = tyro.cli(Arguments)
-    prompts = eval100()[:: a.every]
-    evaluator, cameras, kinds = load_evaluator(), own_cameras(), classes(eval100())
+    prompts, name = read_prompts(a.prompts)[:: a.every], a.name or a.method
+    evaluator, cameras, kinds = load_evaluator(), own_cameras(), classes([*eval100(), *read_prompts(a.prompts)])
     real_back, items, failed, seconds = qualified(evaluator), [], {}, []
     for i, p in enumerate(prompts):
         folder = a.runs / slug(p.text)
@@ -65,10 +70,10 @@ def main() -> None:
         sys.stderr.write(f"{i + 1}/{len(prompts)} {p.text}: rank {items[-1][0].rank}, {seconds[-1]:.0f} s\n")
     records = [r for r, _ in items]
     a.out.mkdir(parents=True, exist_ok=True)
-    contact_sheet(a.out / f"{a.method}-gallery.png", items, columns=5)
+    contact_sheet(a.out / f"{name}-gallery.png", items, columns=5)
     results = {"method": a.method, "preset": a.preset, "seed": a.seed, "failed": failed, "table": table(records)}
     results |= {"seconds": {"median": float(np.median(seconds)), "worst": max(seconds)}}
-    write_results(a.out / f"{a.method}-gallery.json", results | {"records": [r.row() for r in records]})
+    write_results(a.out / f"{name}-gallery.json", results | {"records": [r.row() for r in records]})
     print(text_table(results["table"]))
     print(f"median {results['seconds']['median']:.1f} s, worst {max(seconds):.1f} s; failed: {failed or 'none'}")
 

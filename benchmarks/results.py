@@ -1,10 +1,10 @@
 """Drafts of a list of prompts beside the prior's own samples for them: one picture and one table, chosen by nobody.
 
-    python -m benchmarks.results --prompts ../shared/data/eval100.txt --count 12 --out docs/pictures
+    python -m benchmarks.results --method direct --runs .cache/gallery/direct --out docs/pictures
 
-Every draft is a `polymode generate` process of its own, with seed 0. The picture has a row a prompt: four frames
-sampled jointly from the prior (DDIM, 20 steps), then the exported GLB, re-read, from the same four azimuths, shaded,
-and its normals.
+Every run is a `polymode generate` process of its own, with seed 0, where `--runs` does not hold it yet. The picture
+has a row a prompt: four frames sampled jointly from the prior (for direct, those that were fused), then the exported
+GLB, re-read, from the same four azimuths, shaded, and its normals.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import torch
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
+from app.evaluate.nouns import eval100
+from app.evaluate.prior import Sampling, sample_prompt
 from app.export.glb import read_glb
 from app.export.preview import render_asset
+from app.methods import DIRECT
 from app.models import load_prior
-from guidance.prior import Views
-from guidance.sample import ddim_sample
+from app.runs import Run, slug
+from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import orbit
 from renderers.raster import make_context
 
@@ -38,10 +41,9 @@ ELEVATION = math.radians(15)
 class Arguments:
     """Draft every prompt, and tabulate."""
 
-    prompts: Path
-    """A file of prompts, one a line; of a line with tabs, the last field, and only groups named `group`."""
     out: Path
-    """Where drafts.png and drafts.json go."""
+    """Where METHOD.png and METHOD.json go."""
+    method: str = "sds"
     count: int = 12
     group: str = "train"
     prior: str = "embedded"
@@ -50,22 +52,10 @@ class Arguments:
     """Where the run folders go (kept there, and finished ones are not run again); default a temporary folder."""
 
 
-def read_prompts(path: Path, group: str, count: int) -> list[str]:
-    rows = [line.split("\t") for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    return [r[-1].strip() for r in rows if len(r) == 1 or r[0] == group][:count]
-
-
-def samples(prior_name: str, prompts: list[str]) -> list[torch.Tensor]:
-    """Four jointly sampled frames (4, 7, S, S) for each prompt; the noise has seed 0."""
-    prior = load_prior(prior_name, torch.device("cpu"))
-    views = Views(torch.arange(4) * (math.pi / 2), torch.full((4,), ELEVATION), 4)
-    g = torch.Generator().manual_seed(0)
-    frames = []
-    for prompt in prompts:
-        noise = torch.randn(4, *prior.frame_shape, generator=g)
-        conditions = prior.condition(prompt, views), prior.condition("", views)
-        frames.append(prior.decode(ddim_sample(prior, conditions, noise)))
-    return frames
+def sampled(folder: Path, method: str, prior: EmbeddedPrior, prompt: str) -> torch.Tensor:
+    """Four jointly sampled frames (4, 7, S, S): the run's own where it fused any."""
+    saved = Run(folder).load_checkpoint("sample") if method == DIRECT else None
+    return sample_prompt(prior, prompt, Sampling(), 0)[0] if saved is None else saved[0]["frames"]
 
 
 def strip(pictures: torch.Tensor) -> Image.Image:
@@ -79,7 +69,8 @@ def strip(pictures: torch.Tensor) -> Image.Image:
 
 def main() -> None:
     a = tyro.cli(Arguments)
-    prompts = read_prompts(a.prompts, a.group, a.count)
+    prompts = [p.text for p in eval100() if p.group == a.group][: a.count]
+    prior = load_prior(a.prior, torch.device("cpu"))
     runs = a.runs or Path(tempfile.mkdtemp(prefix="polymode-results-"))
     a.out.mkdir(parents=True, exist_ok=True)
     table, font = [], ImageFont.load_default(15)
@@ -88,16 +79,17 @@ def main() -> None:
     draw = ImageDraw.Draw(sheet)
     heads = (
         (0, "the prior's own joint samples"),
-        (4 * CELL + gap, "draft: the GLB, shaded"),
+        (4 * CELL + gap, "the GLB, shaded"),
         (8 * CELL + 2 * gap, "its normals"),
     )
     for x, text in heads:
         draw.text((label + x + 2 * CELL, 15), text, (70, 70, 70), font, anchor="mm")
     for i, prompt in enumerate(prompts):
-        folder = runs / f"{i:02d}"
+        folder = runs / slug(prompt)
         row = {"prompt": prompt, "exit": 0}
         if not (folder / "mesh.glb").is_file():
             command = [sys.executable, "-m", "app.cli", "generate", prompt, "--preset", a.preset, "--prior", a.prior]
+            command += ["--method", a.method]
             done = subprocess.run([*command, "--out", str(folder), "--json"], capture_output=True, text=True)
             row["exit"] = done.returncode
         m = json.loads((folder / "metadata.json").read_text())
@@ -121,10 +113,9 @@ def main() -> None:
             )
             normals = render_asset(context, asset, cameras, CELL, "normal")
             sheet.paste(strip(normals), (label + 8 * CELL + 2 * gap, 30 + i * CELL))
-    for i, frames in enumerate(samples(a.prior, prompts)):
-        sheet.paste(strip(frames[:, :3]), (label, 30 + i * CELL))
-    sheet.save(a.out / "drafts.png")
-    (a.out / "drafts.json").write_text(json.dumps(table, indent=1) + "\n")
+        sheet.paste(strip(sampled(folder, a.method, prior, prompt)[:, :3]), (label, 30 + i * CELL))
+    sheet.save(a.out / f"{a.method}.png")
+    (a.out / f"{a.method}.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One markdown table of several evaluations: `python -m benchmarks.tables prior=a/results.json direct=b.json`.
 
-Each file is what `polymode evaluate --out` or benchmarks/gallery.py wrote. Mean [95 % bootstrap interval over prompts].
+Each file is what `polymode evaluate --out` or benchmarks/gallery.py wrote. Mean [95 % bootstrap interval].
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ _CLASS_OF = {name: c for c, names in SYNONYMS.items() for name in (c, *names)}
 # and back are judged: single nouns have one held-out object at most, kinds have several
 VIEW_DISTINCT: dict[str, str] = {
     **dict.fromkeys(("police car", "fire truck", "monster truck", "car"), "road vehicle"),
-    **{"spaceship": "spacecraft", "rowboat": "boat", "skeleton": "character"},
+    **{"spaceship": "spacecraft", "rowboat": "boat"},
+    **dict.fromkeys(("skeleton", "knight", "astronaut", "robot", "pirate", "wizard", "zombie"), "character"),
+    **dict.fromkeys(("woman", "man", "king", "soldier", "viking", "ninja", "farmer"), "character"),
     **dict.fromkeys(("bee", "octopus", "cow", "scorpion"), "animal"),
     "whale": "fish",
 }
