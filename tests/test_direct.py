@@ -20,11 +20,12 @@ from app.pipeline import Clock, Job, fuse
 from app.progress import Progress
 from app.recipes import DirectRecipe, Recipe
 from app.runs import Run, create_run, generators
-from app.stages.fuse import hull_mesh
+from app.stages.fuse import bending, hull_mesh, neighbours
 from app.stages.sample import direct_cameras, sample
 from guidance.direct import joint_conditions, prior_score, sample_frames
 from guidance.prior import Prediction, squared_cosine_schedule
 from renderers.mesh import vertex_normals
+from renderers.raster import antialias_construct_topology_hash
 from renderers.snapshot import snapshots
 from tests.objects import LEGS, Mesh, car, sphere, sword, table
 from tests.test_cli import polymode
@@ -114,6 +115,18 @@ def test_eight_views_fuse_better_than_four_on_a_car(tmp_path: Path) -> None:
         shape = fused(car(), tmp_path / str(views), views=views, rounds=1)
         off.append(cKDTree(true).query(points_on(as_trimesh(shape)))[0].mean())
     assert off[1] < off[0] < 0.05
+
+
+def test_the_fits_gradient_has_the_same_bits_every_time() -> None:
+    ball = trimesh.creation.icosphere(subdivisions=5)
+    vertices, faces = torch.tensor(ball.vertices).float(), torch.tensor(ball.faces).int()
+    pairs = neighbours(antialias_construct_topology_hash(faces))
+    gradients = []
+    for _ in range(5):
+        v = vertices.clone().requires_grad_(True)
+        bending(v, faces, pairs).backward()
+        gradients.append(v.grad)
+    assert all(torch.equal(gradients[0], g) for g in gradients[1:])  # pyright: ignore
 
 
 def test_views_that_share_no_space_are_a_collapse_with_a_sentence() -> None:

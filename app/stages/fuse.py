@@ -103,10 +103,14 @@ def neighbours(topology: Topology) -> tuple[Tensor, Tensor]:
 
 
 def bending(vertices: Tensor, faces: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean over inner edges of 1 - cosine between the normals at its sides, a differentiable scalar."""
-    a, b, c = vertices[faces.long().T.reshape(-1)].reshape(3, -1, 3)
+    """Mean over inner edges of 1 - cosine between the normals at its sides, a differentiable scalar.
+
+    index_select, because the backward pass of plain indexing adds in any order on several threads.
+    """
+    a, b, c = vertices.index_select(0, faces.long().T.reshape(-1)).reshape(3, -1, 3)
     normal = F.normalize(torch.linalg.cross(b - a, c - a), dim=1, eps=1e-12)
-    return 1 - (normal[pairs[0]] * normal[pairs[1]]).sum(1).mean()
+    one, other = (normal.index_select(0, p) for p in pairs)
+    return 1 - (one * other).sum(1).mean()
 
 
 def pixel_size(frames: Tensor, cameras: Cameras) -> float:
