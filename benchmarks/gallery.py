@@ -4,7 +4,8 @@
     python -m benchmarks.gallery --method sds --every 5 --runs .cache/gallery/sds --out docs/pictures
 
 All runs share one process (a run's bytes do not depend on what ran before it), so their seconds leave out the imports.
-Finished runs are not run again: stop it and start it as you like.
+Finished runs are not run again: stop it and start it as you like. A run that collapses counts as the last rank and the
+wrong colour, and is an empty cell.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 
 from app.errors import UserError
 from app.evaluate.command import read_prompts
-from app.evaluate.measure import measure, qualified, table
+from app.evaluate.measure import Record, measure, qualified, table
 from app.evaluate.network import load_evaluator
-from app.evaluate.nouns import classes, eval100
+from app.evaluate.nouns import Prompt, classes, eval100
 from app.evaluate.report import contact_sheet, text_table, write_results
 from app.evaluate.views import asset_frames, own_cameras
 from app.pipeline import Clock, generate
@@ -50,6 +52,22 @@ class Arguments:
     seed: int = 0
 
 
+EMPTY = torch.tensor([1, 1, 1, 0, 1, 1, 1])[:, None, None]
+
+
+def stop_reason(folder: Path) -> str:
+    """Why an earlier run in `folder` stopped for good; empty where there is none."""
+    path = folder / "metadata.json"
+    done = json.loads(path.read_text()) if path.is_file() else {}
+    return done["reason"] if done.get("status") == "stopped" else ""
+
+
+def nothing(p: Prompt, count: int, source: str) -> Record:
+    """The record of a run that made nothing."""
+    wrong = None if p.color is None else False
+    return Record(p, source, count, count, ["nothing"], wrong, None, None, None, None)
+
+
 def main() -> None:
     a = tyro.cli(Arguments)
     prompts, name = read_prompts(a.prompts)[:: a.every], a.name or a.method
@@ -57,13 +75,17 @@ def main() -> None:
     real_back, items, failed, seconds = qualified(evaluator), [], {}, []
     for i, p in enumerate(prompts):
         folder = a.runs / slug(p.text)
-        if not (folder / "mesh.glb").is_file():
+        if stopped := stop_reason(folder):
+            failed[p.text] = stopped
+        elif not (folder / "mesh.glb").is_file():
             recipe = dataclasses.replace(preset(a.preset, p.text), method=a.method, seed=a.seed)
             try:
                 generate(recipe, create_run(recipe, folder), Progress(stages=4), Clock())
             except UserError as e:
                 failed[p.text] = str(e)
-                continue
+        if p.text in failed:
+            items.append((nothing(p, len(kinds), str(folder)), torch.full((len(cameras), 7, 64, 64), 0.5) * EMPTY))
+            continue
         seconds.append(json.loads((folder / "metadata.json").read_text())["seconds"]["total"])
         frames = asset_frames(folder / "mesh.glb", cameras)
         items.append((measure(evaluator, frames, cameras.azimuth, p, kinds, str(folder), real_back), frames))

@@ -200,7 +200,7 @@ def relax(v: Floats, f: Ints, share: float = 0.5) -> Floats:
     return v + share * (away - (away * normal).sum(1, keepdims=True) * normal)
 
 
-def remesh(vertices: Tensor, faces: Tensor, length: float, rounds: int = 4) -> tuple[Tensor, Tensor]:
+def remesh(vertices: Tensor, faces: Tensor, length: float, rounds: int = 3) -> tuple[Tensor, Tensor]:
     """Vertices (V', 3) float32 and faces (F', 3) int32 with edges of about `length`, on the input's device.
 
     ValueError for a length that is not positive, or a mesh without faces.

@@ -114,10 +114,10 @@ def test_remeshing_keeps_shape_genus_and_closedness(length: float) -> None:
 
 def test_remeshing_keeps_a_thin_blade_and_is_deterministic() -> None:
     blade = trimesh.creation.box((0.12, 1.2, 0.02))
-    a, b = remesh(*solid(blade), 0.06, rounds=6), remesh(*solid(blade), 0.06, rounds=6)
+    a, b = remesh(*solid(blade), 0.06), remesh(*solid(blade), 0.06)
     assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
     out = as_trimesh(*a)
-    assert out.is_watertight and out.volume > 0.7 * blade.volume and out.extents[1] > 1.1
+    assert out.is_watertight and out.volume > 0.85 * blade.volume and out.extents[1] > 1.1
     with pytest.raises(ValueError, match="positive length"):
         remesh(*a, 0)
 
