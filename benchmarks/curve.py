@@ -1,6 +1,6 @@
 """Draw the shipped prior's training curve: `python -m benchmarks.curve` writes docs/pictures/training.png.
 
-Held-out x0 error (assets/prior/curve.json) over millions of frames, one line a stretch of one resolution.
+Held-out x0 error (assets/prior/curve.json) over training frames, one line a stretch of one resolution.
 """
 
 from __future__ import annotations

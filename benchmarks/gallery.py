@@ -4,8 +4,8 @@
     python -m benchmarks.gallery --method sds --every 5 --runs .cache/gallery/sds --out docs/pictures
 
 All runs share one process (a run's bytes do not depend on what ran before it), so their seconds leave out the imports.
-Finished runs are not run again: stop it and start it as you like. A run that collapses counts as the last rank and the
-wrong colour, and is an empty cell.
+Finished runs are not run again and unfinished ones are resumed: stop it and start it as you like. A run that collapses
+counts as the last rank and the wrong colour, and is an empty cell.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
-from app.errors import UserError
+from app.errors import CollapseError
 from app.evaluate.command import read_prompts
 from app.evaluate.measure import Record, measure, qualified, table
 from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import Prompt, classes, eval100
 from app.evaluate.report import contact_sheet, text_table, write_results
-from app.evaluate.views import asset_frames, own_cameras
-from app.pipeline import Clock, generate
+from app.evaluate.views import SIZE, asset_frames, own_cameras
+from app.pipeline import Clock, generate, stage_count
 from app.progress import Progress
 from app.recipes import preset
-from app.runs import create_run, slug
+from app.runs import Run, create_run, slug
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,16 @@ class Arguments:
     name: str = ""
     """Instead of METHOD in the files' names."""
     every: int = 1
-    """Only every so-manieth prompt."""
+    """Every n-th prompt, from the first."""
     preset: str = "draft"
     seed: int = 0
 
 
-EMPTY = torch.tensor([1, 1, 1, 0, 1, 1, 1])[:, None, None]
-
-
-def stop_reason(folder: Path) -> str:
-    """Why an earlier run in `folder` stopped for good; empty where there is none."""
-    path = folder / "metadata.json"
-    done = json.loads(path.read_text()) if path.is_file() else {}
-    return done["reason"] if done.get("status") == "stopped" else ""
+def empty_frames(count: int) -> Tensor:
+    """(count, 7, 64, 64) frames of nothing: mid-grey, alpha 0."""
+    frames = torch.full((count, 7, SIZE, SIZE), 0.5)
+    frames[:, 3] = 0
+    return frames
 
 
 def nothing(p: Prompt, count: int, source: str) -> Record:
@@ -75,17 +73,15 @@ def main() -> None:
     real_back, items, failed, seconds = qualified(evaluator), [], {}, []
     for i, p in enumerate(prompts):
         folder = a.runs / slug(p.text)
-        if stopped := stop_reason(folder):
-            failed[p.text] = stopped
-        elif not (folder / "mesh.glb").is_file():
+        if not (folder / "mesh.glb").is_file():
             recipe = dataclasses.replace(preset(a.preset, p.text), method=a.method, seed=a.seed)
+            run = Run(folder) if (folder / "config.yaml").is_file() else create_run(recipe, folder)
             try:
-                generate(recipe, create_run(recipe, folder), Progress(stages=4), Clock())
-            except UserError as e:
+                generate(recipe, run, Progress(stages=stage_count(recipe)), Clock())
+            except CollapseError as e:
                 failed[p.text] = str(e)
-        if p.text in failed:
-            items.append((nothing(p, len(kinds), str(folder)), torch.full((len(cameras), 7, 64, 64), 0.5) * EMPTY))
-            continue
+                items.append((nothing(p, len(kinds), str(folder)), empty_frames(len(cameras))))
+                continue
         seconds.append(json.loads((folder / "metadata.json").read_text())["seconds"]["total"])
         frames = asset_frames(folder / "mesh.glb", cameras)
         items.append((measure(evaluator, frames, cameras.azimuth, p, kinds, str(folder), real_back), frames))

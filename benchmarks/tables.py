@@ -10,15 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.evaluate.report import COLUMNS
-
-
-def cell(row: dict[str, Any], key: str, scale: int) -> str:
-    if row[key] is None:
-        return "–"
-    mean, low, high = (scale * v for v in row[key])
-    of = "" if row[f"{key} n"] == row["prompts"] else f" of {row[f'{key} n']}"
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]{of}"
+from app.evaluate.report import COLUMNS, cell
 
 
 def markdown(named: dict[str, list[dict[str, Any]]]) -> str:

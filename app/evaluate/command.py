@@ -21,8 +21,10 @@ from app.evaluate.nouns import VIEW_DISTINCT, Prompt, classes, eval100, parse_pr
 from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
-from app.evaluate.views import asset_frames, own_cameras
+from app.evaluate.views import asset_frames, coloured_frames, own_cameras
 from app.export.preview import save_png
+from app.models import load_prior
+from guidance.priors.embedded import EmbeddedPrior
 
 MEMORY_PROMPTS, EXACT = 20, 20
 
@@ -93,11 +95,8 @@ def sampling(a: Evaluate) -> Sampling:
     return Sampling(steps=a.steps, scale=a.scale, guide_above=a.guide_above, elevation=a.elevation)
 
 
-def samples(evaluator: Evaluator, a: Evaluate, prompts: list[Prompt]) -> Iterator[Item]:
+def samples(evaluator: Evaluator, prior: EmbeddedPrior, a: Evaluate, prompts: list[Prompt]) -> Iterator[Item]:
     """(record, frames) of each prompt's joint sample."""
-    from app.models import load_prior
-
-    prior = load_prior(a.prior, torch.device("cpu"))
     how = sampling(a)
     kinds = classes([*eval100(), *prompts])
     real_back = qualified(evaluator, "front_back_prior_views")
@@ -129,8 +128,9 @@ def run_evaluate(a: Evaluate) -> int:
     check(a)
     evaluator = load_evaluator()
     results: dict[str, Any] = {"what": a.what}
-    if a.what == "prior":
-        items = list(samples(evaluator, a, read_prompts(a.prompts)[: a.count]))
+    prior = load_prior(a.prior, torch.device("cpu")) if a.what == "prior" else None
+    if prior is not None:
+        items = list(samples(evaluator, prior, a, read_prompts(a.prompts)[: a.count]))
         results |= {"prior": a.prior, "seed": a.seed}
         results |= {"sampling": asdict(sampling(a))}
     else:
@@ -142,8 +142,8 @@ def run_evaluate(a: Evaluate) -> int:
     if a.out is not None:
         a.out.mkdir(parents=True, exist_ok=True)
         contact_sheet(a.out / "contact_sheet.png", items)
-    if a.data is not None:
-        results["against_data"] = against_data(evaluator, a, items)
+    if a.data is not None and prior is not None:
+        results["against_data"] = against_data(evaluator, prior, a, items)
     if a.out is not None:
         write_results(a.out / "results.json", results)
     if a.json:
@@ -172,24 +172,21 @@ def ceiling_note(evaluator: Evaluator) -> dict[str, Any]:
     return {k: ceiling[k] for k in keys} | {"recoloured_held_out": colour}
 
 
-def against_data(evaluator: Evaluator, a: Evaluate, items: list[Item]) -> dict[str, Any]:
+def against_data(evaluator: Evaluator, prior: EmbeddedPrior, a: Evaluate, items: list[Item]) -> dict[str, Any]:
     """Kernel distance, memory, consistency and novel views; pictures of the last three into --out."""
     from app.evaluate.against_data import kernel_distances, load_real, memory
     from app.evaluate.consistency import fifth_views, five_cameras
     from app.evaluate.novel_view import novel_views
     from app.lowpoly import split_families
-    from app.models import load_prior
-    from renderers.snapshot import snapshots
 
     assert a.data is not None
     real = load_real(evaluator, a.data, a.elevation)
     features = [evaluator(frames, ["thing"]).features for _, frames in items]
     some = list(range(0, len(items), max(1, len(items) // MEMORY_PROMPTS)))[:MEMORY_PROMPTS]
     chosen = [(items[i][0].prompt.text, items[i][1], features[i]) for i in some]
-    prior = load_prior(a.prior, torch.device("cpu"))
     held_out, cameras = split_families(real.pack.rows)[1], five_cameras(a.elevation)
     exact = [held_out[k * len(held_out) // EXACT] for k in range(EXACT)]
-    frames = [torch.from_numpy(snapshots([real.pack.mesh(i)] * 5, cameras, prior.frame_shape[-1])) for i in exact]
+    frames = [coloured_frames(real.pack.mesh(i), cameras) for i in exact]
     consistency, fives = fifth_views(prior, [prompt for prompt, _, _ in chosen], sampling(a), a.seed, frames)
     novel, nines = novel_views(prior, real.pack, seed=a.seed, steps=a.steps)
     if a.out is not None:

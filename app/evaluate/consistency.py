@@ -18,13 +18,12 @@ from torch import Tensor
 
 from app.candidates import Shape
 from app.errors import CollapseError
-from app.evaluate.prior import Sampling, prompt_noise
+from app.evaluate.prior import Sampling, sample_at
 from app.evaluate.statistics import mean_interval, psnr
 from app.pipeline import Clock, Job, fuse
 from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import create_run, generators
-from guidance.direct import sample_frames
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import Cameras, make_cameras
 
@@ -70,10 +69,7 @@ def fifth_views(
     cameras = five_cameras(how.elevation)
     renders, fifths, pictures, collapsed = [], [], [], 0
     for prompt in prompts:
-        noise = prompt_noise(prior, prompt, 5, seed)
-        frames = sample_frames(
-            prior, prompt, cameras.azimuth, cameras.elevation, noise, how.steps, how.scale, None, how.guide_above
-        )
+        frames = sample_at(prior, prompt, cameras.azimuth, cameras.elevation, how, seed)
         try:
             shape = fuse_four(prior, frames, cameras)
         except CollapseError:

@@ -14,20 +14,15 @@ import torch
 from torch import Tensor
 
 from app.evaluate.statistics import mean_interval, psnr, ssim
+from app.evaluate.views import coloured_frames
 from app.lowpoly import Pack, split_families
 from app.train_prior import photograph
 from guidance.prior import Views
 from guidance.priors.embedded import EmbeddedPrior, Picture
 from guidance.sample import ddim_sample
 from renderers.cameras import make_cameras
-from renderers.snapshot import snapshots
 
 RELATIVE = tuple(math.radians(d) for d in (45, 135, 225, 315))
-
-
-def render(pack: Pack, index: int, azimuth: Tensor, elevation: Tensor, size: int) -> Tensor:
-    """(V, 7, size, size) true frames of one object."""
-    return torch.from_numpy(snapshots([pack.mesh(index)] * len(azimuth), make_cameras(azimuth, elevation), size))
 
 
 def novel_views(
@@ -36,7 +31,6 @@ def novel_views(
     """Means with intervals over `count` objects, and for each object (9, 7, S, S): picture, four sampled, four true
     views."""
     held_out = split_families(pack.rows)[1]
-    size = prior.frame_shape[-1]
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, list[float]] = {}
     pictures = []
@@ -45,7 +39,7 @@ def novel_views(
         u = torch.rand(2, generator=generator)
         azimuth = 2 * math.pi * u[0] + torch.tensor((0.0, *RELATIVE))
         elevation = (math.radians(-10) + math.radians(50) * u[1]).expand(5)
-        true = render(pack, index, azimuth, elevation, size)
+        true = coloured_frames(pack.mesh(index), make_cameras(azimuth, elevation))
         picture = photograph(true[:1], generator)
         views = Views(torch.tensor(RELATIVE), elevation[1:], len(RELATIVE))
         conditions = prior.condition("", views, Picture(picture, elevation[:1])), prior.condition("", views)

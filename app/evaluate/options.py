@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tyro
 
+from app.recipes import DirectRecipe
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -25,13 +27,13 @@ class Evaluate:
     """Only for "prior": seed of the samples."""
     prior: str = "embedded"
     """Only for "prior": alias or folder of the prior."""
-    steps: int = 12
+    steps: int = DirectRecipe.steps
     """Only for "prior": DDIM steps."""
-    scale: float = 5.0
+    scale: float = DirectRecipe.scale
     """Only for "prior": guidance scale."""
-    guide_above: float = 3.0
+    guide_above: float = DirectRecipe.guide_above
     """Only for "prior": noise level sigma under which guidance is left out."""
-    elevation: float = 15.0
+    elevation: float = DirectRecipe.elevation
     """Only for "prior": elevation of the four views, degrees."""
     data: Path | None = None
     """Only for "prior": the training pack, for distances to real renders (users do not have it)."""

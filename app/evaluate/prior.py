@@ -13,20 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guidance.prior import Views
+from app.recipes import DirectRecipe
+from guidance.direct import sample_frames
 from guidance.priors.embedded import EmbeddedPrior
-from guidance.sample import ddim_sample
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How frames are sampled: `views` of one object jointly, 360/views degrees apart, elevation in degrees."""
+    """How frames are sampled: `views` of one object jointly, 360/views degrees apart, elevation in degrees. As direct
+    does where nothing else is said."""
 
-    views: int = 4
-    steps: int = 12
-    scale: float = 5.0
-    guide_above: float = 3.0
-    elevation: float = 15.0
+    views: int = DirectRecipe.views
+    steps: int = DirectRecipe.steps
+    scale: float = DirectRecipe.scale
+    guide_above: float = DirectRecipe.guide_above
+    elevation: float = DirectRecipe.elevation
 
 
 def prompt_noise(prior: EmbeddedPrior, prompt: str, views: int, seed: int) -> Tensor:
@@ -40,8 +41,13 @@ def sample_prompt(prior: EmbeddedPrior, prompt: str, how: Sampling, seed: int) -
     """Frames (V, 7, 64, 64) in [0, 1] on the CPU, and their azimuths (V,) in radians."""
     azimuth = torch.arange(how.views) * (2 * math.pi / how.views)
     elevation = torch.full_like(azimuth, math.radians(how.elevation))
-    views = Views(azimuth, elevation, how.views)
-    noise = prompt_noise(prior, prompt, how.views, seed).to(prior.device)
-    conditions = (prior.condition(prompt, views), prior.condition("", views))
-    x0 = ddim_sample(prior, conditions, noise, how.steps, how.scale, guide_above=how.guide_above)
-    return prior.decode(x0).cpu(), azimuth
+    return sample_at(prior, prompt, azimuth, elevation, how, seed), azimuth
+
+
+def sample_at(
+    prior: EmbeddedPrior, prompt: str, azimuth: Tensor, elevation: Tensor, how: Sampling, seed: int
+) -> Tensor:
+    """Frames (V, 7, 64, 64) in [0, 1] on the CPU, jointly from V azimuths and elevations in radians."""
+    noise = prompt_noise(prior, prompt, len(azimuth), seed).to(prior.device)
+    frames = sample_frames(prior, prompt, azimuth, elevation, noise, how.steps, how.scale, guide_above=how.guide_above)
+    return frames.cpu()

@@ -26,20 +26,20 @@ COLUMNS = (
 )
 
 
+def cell(row: dict[str, Any], key: str, scale: int) -> str:
+    """One value of a row of `measure.table`: mean [low, high], and of how many prompts where not of all."""
+    if row[key] is None:
+        return "-"
+    mean, low, high = (scale * v for v in row[key])
+    of = "" if row[f"{key} n"] == row["prompts"] else f" of {row[f'{key} n']}"
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]{of}"
+
+
 def text_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of `measure.table` as aligned text: mean [95 % interval]; percent, saturation in CIELAB chroma."""
     lines = [["group", "prompts", *(title for _, title, _ in COLUMNS)]]
     for r in rows:
-        cells = [r["group"], str(r["prompts"])]
-        for key, _, scale in COLUMNS:
-            value = r[key]
-            if value is None:
-                cells.append("-")
-                continue
-            mean, low, high = (scale * v for v in value)
-            cell = f"{mean:.0f} [{low:.0f}, {high:.0f}]"
-            cells.append(cell if r[f"{key} n"] == r["prompts"] else f"{cell} of {r[f'{key} n']}")
-        lines.append(cells)
+        lines.append([r["group"], str(r["prompts"]), *(cell(r, key, scale) for key, _, scale in COLUMNS)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 

@@ -78,7 +78,7 @@ def build_network(
     condition_width: int = CONDITION_WIDTH,
     refined: bool = True,
 ) -> UNet2DConditionModel:
-    """The network with random weights. 11.8 M parameters at the default channels. A `condition_width` of 16 (the first
+    """The network with random weights. 11.9 M parameters at the default channels. A `condition_width` of 16 (the first
     weights) knows the camera alone; without `refined` there is no refinement. No attention at the finest level:
     joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
