@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `polymode evaluate`, `polymode models list`, `polymode doctor`. Flags
-come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `polymode compare`, `polymode evaluate`, `polymode models list`, `polymode
+doctor`. Flags come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from app import STARTED
+from app.compare.options import Compare
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.evaluate.options import Evaluate
 from app.recipes import Recipe, check, load_recipe, preset
@@ -55,7 +56,6 @@ def _emit(value: Any) -> None:
 
 
 def run_generate(a: Generate) -> int:
-    from app.methods import NAMES
     from app.progress import Progress
     from app.runs import Run, create_run
 
@@ -66,7 +66,7 @@ def run_generate(a: Generate) -> int:
                 "--resume continues a run as it was configured; give no prompt and no other settings beside it."
             )
         recipe = load_recipe(a.resume / "config.yaml")
-        check(recipe, NAMES)
+        check(recipe)
         run = Run(a.resume)
         if (run.folder / "mesh.glb").exists():
             raise UsageError(f"The run in {a.resume} is finished; there is nothing to resume.")
@@ -74,7 +74,7 @@ def run_generate(a: Generate) -> int:
             raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
     else:
         recipe = dataclasses.replace(a.recipe, prompt=a.recipe.prompt.strip())
-        check(recipe, NAMES)
+        check(recipe)
         run = None
     from app.models import require
     from app.pipeline import Clock, choose_device, folder_of, generate, stage_count
@@ -134,10 +134,11 @@ def default_recipe(argv: list[str]) -> Recipe:
     return preset(name)
 
 
-def parse(argv: list[str]) -> Generate | Evaluate | Models | Doctor:
+def parse(argv: list[str]) -> Generate | Compare | Evaluate | Models | Doctor:
     generate = Generate(recipe=default_recipe(argv) if argv[:1] == ["generate"] else Recipe(""))
     kind = (
         Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
@@ -153,6 +154,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         a = parse(argv)
         if isinstance(a, Generate):
             code = run_generate(a)
+        elif isinstance(a, Compare):
+            from app.compare.command import run_compare
+
+            code = run_compare(a)
         elif isinstance(a, Evaluate):
             from app.evaluate.command import run_evaluate
 

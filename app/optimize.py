@@ -18,6 +18,7 @@ from torch import Tensor
 from app.errors import Cancelled, CollapseError
 from app.progress import Progress
 from app.runs import Run
+from guidance.method import Guidance
 from renderers.frames import Rendered
 
 EVENT_EVERY = 10
@@ -90,6 +91,7 @@ class Optimization:
     extra: dict[str, Tensor] = field(default_factory=dict)
     start: int = 0
     optimizer: torch.optim.Optimizer | None = None
+    guidance: Guidance | None = None  # a started method, whose own state is saved with the rest
 
     def __post_init__(self) -> None:
         groups = [{"params": [p], "lr": self.rates[name]} for name, p in self.parameters.items()]
@@ -100,6 +102,8 @@ class Optimization:
         out |= {f"rng.{k}": g.get_state() for k, g in self.generators.items()}
         for name, p in self.parameters.items():
             out |= {f"adam.{name}.{k}": v for k, v in self.adam.state.get(p, {}).items()}
+        if self.guidance is not None:
+            out |= {f"guidance.{k}": v for k, v in self.guidance.tensors().items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -113,6 +117,8 @@ class Optimization:
         self.extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
         for name, g in self.generators.items():
             g.set_state(tensors[f"rng.{name}"])
+        if self.guidance is not None:
+            self.guidance.restore({k[9:]: v for k, v in tensors.items() if k.startswith("guidance.")})
         self.start = step
 
 

@@ -27,7 +27,7 @@ from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
-from app.methods import DIRECT, METHODS
+from app.methods import DIRECT
 from app.models import load_prior, weights_folder
 from app.optimize import Optimization, StepResult, Timings, optimize
 from app.progress import Progress
@@ -38,6 +38,7 @@ from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_leng
 from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.sample import direct_cameras, sample
+from app.stages.views import start_method
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known
 from renderers.cameras import Cameras, orbit
@@ -188,7 +189,7 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
             shape, residual = direct(job, tag, streams)
         else:
             start = direct(job, tag, streams)[0] if recipe.init == DIRECT else None
-            shape, residual = distil(job, tag, streams, start), None
+            shape, residual = distil(job, tag, seed, streams, start), None
     except CollapseError as e:
         if recipe.best_of == 1:
             raise
@@ -240,16 +241,16 @@ def fuse(job: Job, tag: str, frames: Tensor, cameras: Cameras, streams: dict[str
         return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
-def distil(job: Job, tag: str, streams: dict[str, torch.Generator], start: Shape | None) -> Shape:
+def distil(job: Job, tag: str, seed: int, streams: dict[str, torch.Generator], start: Shape | None) -> Shape:
     """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`."""
-    recipe, prior, prompt = job.recipe, job.prior, job.recipe.prompt
-    guide = METHODS[recipe.method]
+    recipe, prior, blind = job.recipe, job.prior, job.recipe.guide.blind_camera
     ball = None
     if start is not None:
         assert isinstance(start.color, Tensor)
         ball = field_of_mesh(start.vertices, start.faces, start.color, recipe.field.resolution)
     grown, state = start_field(recipe.field, streams, job.device, ball)
-    step = field_step(grown, state, recipe.field, prior, prompt, guide)
+    method = start_method(recipe, prior, recipe.field.scale, seed)
+    step = field_step(grown, state, recipe.field, prior, method, blind)
     job.loop(f"field{tag}", state, recipe.field.steps, step)
 
     with job.clock.part("mesh"):
@@ -264,7 +265,8 @@ def distil(job: Job, tag: str, streams: dict[str, torch.Generator], start: Shape
 
     solid, state = start_refine(vertices, grown, recipe.refine, streams)
     if recipe.refine.steps:
-        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, prompt, guide)
+        method = start_method(recipe, prior, recipe.refine.scale, seed)
+        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind)
         job.loop(f"refine{tag}", state, recipe.refine.steps, step)
         vertices = (vertices + state.parameters["offsets"]).detach()
     return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach())

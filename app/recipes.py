@@ -16,12 +16,36 @@ import yaml
 from tyro.conf import Positional, arg
 
 from app.errors import UsageError
+from app.methods import DIRECT, NAMES, Methods
+from guidance.cfg import KINDS, Cfg
+from guidance.schedule import WEIGHTS
 
 PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
-ANNEALS = ("uniform", "linear", "sqrt")
+ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
 MAX_PROMPT = 500
+
+
+@dataclass(frozen=True)
+class GuideRecipe:
+    """What every guidance method shares: what the prior is told, classifier-free guidance, weight and clipping."""
+
+    negative: str = ""
+    """Negative prompt, for csd, nfsd and perp-neg."""
+    blind_camera: bool = False
+    """Tell the prior no cameras, and denoise frames one by one: the view-blind prior, on which faces multiply."""
+    view_words: bool = False
+    """Append "front view" and so on to the prompt by azimuth; for priors without cameras."""
+    weight: str = "s2"
+    """Weight of a time step: s2 (s_t squared) or uniform."""
+    clip: float = 0.0
+    """Bound of the gradient's elements after weighting; 0 is none."""
+    clip_pixel: float = 0.0
+    """Bound of the largest channel of a pixel's gradient, which keeps its direction; 0 is none."""
+    shared_noise: bool = False
+    """One noise for the four frames of a set, instead of one a frame."""
+    cfg: Cfg = dataclasses.field(default_factory=Cfg)
 
 
 @dataclass(frozen=True)
@@ -39,7 +63,7 @@ class FieldRecipe:
     scale: float = 5.0
     """Classifier-free guidance scale, Form A (1 is conditional)."""
     anneal: str = "sqrt"
-    """How the noise level falls over the steps: uniform (does not), linear, sqrt."""
+    """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
     sigma_max: float = 5.0
     """Noise level sigma = s/a at the first step."""
     sigma_min: float = 0.6
@@ -171,6 +195,8 @@ class Recipe:
     """One integer that fans out to every random number of the run."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    guide: GuideRecipe = dataclasses.field(default_factory=GuideRecipe)
+    methods: Annotated[Methods, arg(name="")] = dataclasses.field(default_factory=Methods)
     field: FieldRecipe = dataclasses.field(default_factory=FieldRecipe)
     mesh: MeshRecipe = dataclasses.field(default_factory=MeshRecipe)
     refine: RefineRecipe = dataclasses.field(default_factory=RefineRecipe)
@@ -203,7 +229,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
     raise UsageError(f"Unknown preset {name!r}; choose {_either(PRESETS)}.")
 
 
-def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
+def check(recipe: Recipe) -> None:
     """UsageError, in one sentence, for anything that could not run."""
     prompt = recipe.prompt.strip()
     if not prompt:
@@ -214,21 +240,25 @@ def check(recipe: Recipe, methods: typing.Iterable[str]) -> None:
         raise UsageError("The prompt contains control characters; use plain text on one line.")
     for value, allowed, what in (
         (recipe.preset, PRESETS, "preset"),
-        (recipe.method, tuple(methods), "method"),
+        (recipe.method, NAMES, "method"),
         (recipe.device, DEVICES, "device"),
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.init, INITS, "init"),
+        (recipe.guide.weight, tuple(WEIGHTS), "weight"),
+        (recipe.guide.cfg.kind, KINDS, "kind of classifier-free guidance"),
     ):
         if value not in allowed:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
     if not 0 <= recipe.seed < 2**63:
         raise UsageError(f"The seed {recipe.seed} is out of range; use 0 to 2^63 - 1.")
-    if recipe.method == "direct" and recipe.init != "ball":
+    if recipe.method == DIRECT and recipe.init != "ball":
         raise UsageError("--method direct starts from nothing; leave --init out, or choose another method.")
     f, m, r, d, t = recipe.field, recipe.mesh, recipe.refine, recipe.direct, recipe.texture
     if d.views not in (4, 8):
         raise UsageError(f"--direct.views {d.views} is not possible; use 4 or 8.")
     for name, value, low, high in (
+        ("guide.clip", recipe.guide.clip, 0, 1e6),
+        ("guide.clip-pixel", recipe.guide.clip_pixel, 0, 1e6),
         ("field.steps", f.steps, 1, 100_000),
         ("field.sets", f.sets, 1, 64),
         ("field.resolution", f.resolution, 16, 256),

@@ -110,8 +110,9 @@ class Prior(Protocol):
         """Differentiable map from frames (B, C, H, W) in [0, 1] to the space that is noised."""
         ...
 
-    def condition(self, prompt: str, views: Views | None) -> Any:
-        """The condition for frames seen from `views`; an empty prompt is the unconditional one."""
+    def condition(self, prompt: str | Sequence[str], views: Views | None) -> Any:
+        """The condition for frames seen from `views`; an empty prompt is the unconditional one. A sequence is a prompt
+        a frame."""
         ...
 
     def predict(self, z: Tensor, t: Tensor, conditions: Sequence[Any]) -> list[Prediction]:

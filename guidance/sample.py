@@ -56,3 +56,18 @@ def ddim_sample(
             eps = Prediction.from_x0(x0, z, t, schedule).eps
             z = schedule.add_noise(x0, eps, torch.full_like(t, ts[i + 1]))
     return x0
+
+
+def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
+    """Between noises a and b (B, ...) on the sphere, u in [0, 1], each member by itself: a straight line would leave
+    the shell where noise lives (its middle is too short by sqrt 2). The norm goes linearly from a's to b's; parallel
+    noises are mixed linearly.
+    """
+    shape = (-1, *[1] * (a.dim() - 1))
+    na, nb = a.flatten(1).norm(dim=1).reshape(shape), b.flatten(1).norm(dim=1).reshape(shape)
+    x, y = a / na.clamp(min=1e-12), b / nb.clamp(min=1e-12)
+    angle = (x * y).flatten(1).sum(1).clamp(-1, 1).acos().reshape(shape)
+    sine = angle.sin()
+    arc = (((1 - u) * angle).sin() * x + (u * angle).sin() * y) / sine.clamp(min=1e-12)
+    mixed = torch.where(sine < 1e-6, (1 - u) * x + u * y, arc)
+    return mixed * ((1 - u) * na + u * nb)

@@ -7,6 +7,8 @@ t_max = t(sigma_max). With i the step and I the number of steps:
     linear        t = t_min + (t_max - t_min) (1 - i/I)
     square root   t = t_min + (t_max - t_min) (1 - sqrt(i/I))               HiFA (2305.18766), DSD (2412.06780)
 
+    DreamTime     t_i = argmin_t' | sum_{t >= t'} W(t) / sum W - i/I |         DreamTime (2306.12422)
+
     weights       w(t) = s_t^2 (DreamFusion),  w(t) = 1
 
 Under uniform t large noise always has its say and pulls towards the average of the modes; annealed t ends inside one.
@@ -22,7 +24,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule
+from guidance.prior import NoiseSchedule, scaled_linear_schedule
 
 # The default ends are Stable Diffusion's t = 300 and 980. A small network's noise prediction, its x0 error / s_t, is
 # wrong at small t: for the embedded prior keep s_t >= 0.3, that is sigma_min >= 0.315. The default has s_t = 0.64.
@@ -90,6 +92,29 @@ class SqrtAnneal:
         return _jittered(round(t), self.jitter, low, high, batch, generator)
 
 
+@dataclass(frozen=True)
+class DreamTime:
+    """Time spent at a noise level is proportional to W: flat between Stable Diffusion's t 500 and 800, a Gaussian of
+    deviation 300 above and one of 100 below. One t for the whole batch, never rising; nothing is drawn.
+
+    W belongs to Stable Diffusion's time steps; another prior gets the t of the same sigma.
+    """
+
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+    def draw(self, step: int, steps: int, batch: int, schedule: NoiseSchedule, generator: torch.Generator) -> Tensor:
+        done = _progress(step, steps)
+        sd = scaled_linear_schedule()
+        low, high = _ends(self.sigma_min, self.sigma_max, sd)
+        t = torch.arange(low, high + 1, dtype=torch.float64)
+        weight = torch.exp(-((t - t.clamp(500, 800)) ** 2) / (2 * torch.where(t > 650, 300.0, 100.0) ** 2))
+        tail = weight.flip(0).cumsum(0).flip(0) / weight.sum()  # the share of W at t' and above
+        chosen = low + int((tail - done).abs().argmin())
+        sigma = float(sd.sigma(torch.tensor([chosen])))
+        return torch.full((batch,), schedule.t_at(sigma), device=generator.device)
+
+
 def _ends(sigma_min: float, sigma_max: float, schedule: NoiseSchedule) -> tuple[int, int]:
     if sigma_min > sigma_max:
         raise ValueError(f"sigma_min {sigma_min} is above sigma_max {sigma_max}")
@@ -122,3 +147,6 @@ def s2_weight(t: Tensor, schedule: NoiseSchedule) -> Tensor:
 def uniform_weight(t: Tensor, schedule: NoiseSchedule) -> Tensor:
     """w(t) = 1."""
     return torch.ones_like(schedule.s(t))
+
+
+WEIGHTS: dict[str, Weight] = {"s2": s2_weight, "uniform": uniform_weight}

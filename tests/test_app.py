@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from app.errors import Cancelled, CollapseError, UsageError
-from app.methods import METHODS
 from app.optimize import PATIENCE, Optimization, StepResult, optimize
 from app.progress import Progress
 from app.recipes import PRESETS, FieldRecipe, Recipe, check, load_recipe, preset, to_yaml
@@ -21,7 +20,7 @@ from renderers.frames import Rendered
 def test_presets_are_valid_and_survive_yaml(tmp_path: Path) -> None:
     for name in PRESETS:
         recipe = preset(name, "a blue car")
-        check(recipe, METHODS)
+        check(recipe)
         (tmp_path / "config.yaml").write_text(to_yaml(recipe))
         assert load_recipe(tmp_path / "config.yaml") == recipe
 
@@ -51,9 +50,9 @@ def test_numbers_out_of_range_are_refused() -> None:
         FieldRecipe(sigma_min=20.0),
     ):
         with pytest.raises(UsageError):
-            check(Recipe("a car", field=field), METHODS)
+            check(Recipe("a car", field=field))
     with pytest.raises(UsageError, match="seed"):
-        check(Recipe("a car", seed=-1), METHODS)
+        check(Recipe("a car", seed=-1))
 
 
 def test_named_generators_differ_and_repeat() -> None:

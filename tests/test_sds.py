@@ -1,7 +1,7 @@
 """SDS against closed forms (guidance sheet U1.1 to U1.4), CFG, the gradient injection, and a toy with four modes."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from guidance.cfg import cfg
 from guidance.inject import inject
-from guidance.prior import Prediction, scaled_linear_schedule, squared_cosine_schedule
+from guidance.method import Asked, Evidence, Guided, Setup, Shown, draw_noise
+from guidance.prior import NoiseSchedule, Prediction, Views, scaled_linear_schedule, squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
-from guidance.schedule import LinearAnneal, SqrtAnneal, Uniform, s2_weight, uniform_weight
-from guidance.sds import draw_noise, sds_gradient, sds_gradient_x0, sds_step
+from guidance.schedule import LinearAnneal, SqrtAnneal, Uniform, Weight, s2_weight, uniform_weight
+from guidance.sds import SDS, sds, sds_eps
 
 SD = scaled_linear_schedule()
 COSINE = squared_cosine_schedule()
@@ -34,6 +35,41 @@ def gaussian(mean: torch.Tensor | float, std: float, shape: tuple[int, int, int]
 
 def guided(prior: AnalyticPrior, z: torch.Tensor, t: torch.Tensor, cond: Mixture, uncond: Mixture, scale: float):
     return cfg(*prior.predict(z, t, [cond, uncond]), scale=scale)
+
+
+def seen(
+    prediction: Prediction, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, schedule: NoiseSchedule
+) -> Evidence:
+    return Evidence(x, x, noise, t, schedule, prediction, prediction, prediction)
+
+
+def sds_gradient(
+    prediction: Prediction, noise: torch.Tensor, t: torch.Tensor, schedule: NoiseSchedule, weight: Weight = s2_weight
+) -> torch.Tensor:
+    return weight(t, schedule) * sds_eps(seen(prediction, noise, noise, t, schedule))
+
+
+def sds_gradient_x0(
+    prediction: Prediction, x: torch.Tensor, t: torch.Tensor, schedule: NoiseSchedule, weight: Weight = s2_weight
+) -> torch.Tensor:
+    return weight(t, schedule) * sds(seen(prediction, x, x, t, schedule))
+
+
+def sds_step(
+    prior: AnalyticPrior,
+    frames: torch.Tensor,
+    pair: tuple[Mixture, Mixture | None],
+    t: torch.Tensor,
+    g: torch.Generator,
+    scale: float,
+    weight: Weight = s2_weight,
+    frames_per_noise: int = 1,
+) -> Guided:
+    """One step of the method, of the mixtures `pair` (conditional, unconditional)."""
+    prior = replace(prior, mixtures={"y": pair[0], "": pair[1] or pair[0]})
+    setup = Setup(prior, Asked("y"), scale, weight=weight, frames_per_noise=frames_per_noise)
+    views = Views(torch.zeros(len(frames)), torch.zeros(len(frames)))
+    return SDS().start(setup).step(Shown(frames, views, t), g)
 
 
 # --- U1.1: the injection ---

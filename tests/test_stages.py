@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from app.errors import CollapseError
-from app.methods import METHODS
 from app.recipes import FieldRecipe, MeshRecipe, RefineRecipe
 from app.runs import generators
 from app.stages.field import field_step, start_field
 from app.stages.mesh import extract, refine_step, start_refine, uniform_laplacian
 from app.stages.views import camera_sets
-from guidance.prior import Views, squared_cosine_schedule
+from guidance.method import Asked, Guidance, Setup
+from guidance.prior import Prior, Views, squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
+from guidance.sds import SDS
 from renderers.cameras import make_cameras, orbit
 from renderers.fields import GridField
 from renderers.mesh import render_mesh
@@ -46,6 +47,10 @@ def anything(views: Views) -> Mixture:
     return Mixture(torch.ones(n, 1), torch.zeros(n, 1, 7, SIZE, SIZE), torch.full((n, 1), 0.5))
 
 
+def sds(prior: Prior, scale: float) -> Guidance:
+    return SDS().start(Setup(prior, Asked("a car"), scale))
+
+
 @pytest.fixture(scope="module")
 def prior() -> AnalyticPrior:
     mixtures = {"a car": around_the_car, "": anything}
@@ -56,7 +61,7 @@ def prior() -> AnalyticPrior:
 def grown(prior: AnalyticPrior) -> GridField:
     recipe = FieldRecipe(steps=120, resolution=32, samples=32, scale=1.0, smooth_density=1.0, smooth_color=1.0)
     field, state = start_field(recipe, generators(0), CPU)
-    step = field_step(field, state, recipe, prior, "a car", METHODS["sds"])
+    step = field_step(field, state, recipe, prior, sds(prior, recipe.scale))
     for i in range(recipe.steps):
         result = step(i)
         state.adam.zero_grad()
@@ -81,7 +86,7 @@ def test_the_mesh_and_its_refinement_keep_the_object_and_its_front(grown: GridFi
     vertices, faces = extract(grown, MeshRecipe(resolution=48, faces=2000))
     recipe = RefineRecipe(steps=30, scale=1.0, laplacian=20000.0)
     solid, state = start_refine(vertices, grown, recipe, generators(1))
-    step = refine_step(vertices, faces, solid, state, recipe, prior, "a car", METHODS["sds"])
+    step = refine_step(vertices, faces, solid, state, recipe, prior, sds(prior, recipe.scale))
     cameras, context = orbit(6, math.radians(20), start=0.3), make_context(CPU)
 
     def now() -> list[float]:

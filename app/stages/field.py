@@ -15,9 +15,9 @@ from torch import Tensor
 from app.optimize import Optimization, StepResult
 from app.recipes import FieldRecipe
 from app.stages.views import VIEWS, camera_sets, guided
+from guidance.method import Guidance
 from guidance.prior import Prior
-from guidance.schedule import LinearAnneal, SqrtAnneal, TimePolicy, Uniform
-from guidance.sds import SDSStep
+from guidance.schedule import DreamTime, LinearAnneal, SqrtAnneal, TimePolicy, Uniform
 from renderers.distance import signed_distance
 from renderers.fields import GridField, blob_field, smoothness, vertex_positions
 from renderers.volume import Occupancy, render_field, update_occupancy
@@ -31,6 +31,7 @@ def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
         "uniform": Uniform,
         "linear": LinearAnneal,
         "sqrt": SqrtAnneal,
+        "dreamtime": DreamTime,
     }
     return kinds[anneal](sigma_min, sigma_max)
 
@@ -76,16 +77,17 @@ def field_step(
     state: Optimization,
     recipe: FieldRecipe,
     prior: Prior,
-    prompt: str,
-    guide: Callable[..., SDSStep],
+    method: Guidance,
+    blind: bool = False,
 ) -> Callable[[int], StepResult]:
-    """The stage's `step(i)`."""
+    """The stage's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one."""
+    state.guidance = method
     policy = time_policy(recipe.anneal, recipe.sigma_min, recipe.sigma_max)
     size = prior.frame_shape[-1]
     g = state.generators
 
     def step(i: int) -> StepResult:
-        cameras = camera_sets(recipe.sets, g["camera"], field.device)
+        cameras = camera_sets(recipe.sets, g["camera"], field.device, method)
         if i % OCCUPANCY_EVERY == 0:
             state.extra["occupancy"] = update_occupancy(field).cells
         jitter = torch.rand(len(cameras), size, size, generator=g["jitter"]).to(field.device)
@@ -96,6 +98,6 @@ def field_step(
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         smooth = recipe.smooth_density * smoothness(field.raw_density)
         smooth = smooth + recipe.smooth_color * smoothness(field.raw_color)
-        return guided(prior, prompt, guide, cameras, rendered, t, g["noise"], recipe.scale, smooth, seconds)
+        return guided(method, cameras, rendered, t, i / recipe.steps, g["noise"], smooth, seconds, blind)
 
     return step

@@ -17,9 +17,9 @@ from app.errors import CollapseError
 from app.optimize import Optimization, StepResult
 from app.recipes import MeshRecipe, RefineRecipe
 from app.stages.views import VIEWS, camera_sets, guided
+from guidance.method import Guidance
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
-from guidance.sds import SDSStep
 from renderers.fields import GridField, smoothness
 from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
@@ -65,10 +65,11 @@ def refine_step(
     state: Optimization,
     recipe: RefineRecipe,
     prior: Prior,
-    prompt: str,
-    guide: Callable[..., SDSStep],
+    method: Guidance,
+    blind: bool = False,
 ) -> Callable[[int], StepResult]:
-    """The refinement's `step(i)`."""
+    """The refinement's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one."""
+    state.guidance = method
     policy = LinearAnneal(recipe.sigma_min, recipe.sigma_max)
     size = prior.frame_shape[-1]
     context = make_context(vertices.device)
@@ -77,13 +78,13 @@ def refine_step(
     offsets, g = state.parameters["offsets"], state.generators
 
     def step(i: int) -> StepResult:
-        cameras = camera_sets(recipe.sets, g["camera"], vertices.device)
+        cameras = camera_sets(recipe.sets, g["camera"], vertices.device, method)
         start = time.perf_counter()
         rendered = render_mesh(context, vertices + offsets, faces, cameras, size, solid.color_at, topology)
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         bending = torch.sparse.mm(laplacian, vertices + offsets).square().sum(1).mean()
         smooth = recipe.laplacian * bending + recipe.smooth_color * smoothness(solid.raw_color)
-        return guided(prior, prompt, guide, cameras, rendered, t, g["noise"], recipe.scale, smooth, seconds)
+        return guided(method, cameras, rendered, t, i / recipe.steps, g["noise"], smooth, seconds, blind)
 
     return step

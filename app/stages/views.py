@@ -1,53 +1,73 @@
-"""What every guided stage shares: sets of cameras, the prior's conditions for them, the guidance of what they see."""
+"""What every guided stage shares: sets of cameras, a started method, the guidance of what they see."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from app.errors import UsageError
+from app.methods import method_of
 from app.optimize import StepResult
+from app.recipes import Recipe
+from guidance.method import Asked, Guidance, Setup, Shown, UnfitMethod
 from guidance.prior import Prior, Views
-from guidance.sds import SDSStep
-from renderers.cameras import Cameras, random_orbit
+from guidance.schedule import WEIGHTS
+from renderers.cameras import Cameras, make_cameras, random_orbit
 from renderers.frames import Rendered
 
 VIEWS = 4  # of one object, 90 degrees apart: what the joint prior denoises together
 
 
-def camera_sets(sets: int, generator: torch.Generator, device: torch.device) -> Cameras:
-    """`sets` x 4 cameras, each set 90 degrees apart from a random start at one random elevation."""
-    parts = [random_orbit(VIEWS, generator) for _ in range(sets)]
+def asked(recipe: Recipe) -> Asked:
+    """What the recipe tells the prior."""
+    g = recipe.guide
+    return Asked(recipe.prompt, g.negative, g.blind_camera, g.view_words)
+
+
+def start_method(recipe: Recipe, prior: Prior, scale: float, seed: int) -> Guidance:
+    """The recipe's method, started. UsageError where it does not fit the prior."""
+    g = recipe.guide
+    shared = VIEWS if g.shared_noise else 1
+    setup = Setup(prior, asked(recipe), scale, g.cfg, WEIGHTS[g.weight], g.clip, g.clip_pixel, shared, seed)
+    try:
+        return method_of(recipe.methods, recipe.method).start(setup)
+    except UnfitMethod as e:
+        raise UsageError(str(e)) from e
+
+
+def camera_sets(
+    sets: int, generator: torch.Generator, device: torch.device, method: Guidance | None = None
+) -> Cameras:
+    """`sets` x 4 cameras, each set 90 degrees apart from a random start at one random elevation, or where the method
+    wants them."""
+    parts = []
+    for _ in range(sets):
+        wanted = None if method is None else method.views(generator)
+        parts.append(
+            random_orbit(VIEWS, generator) if wanted is None else make_cameras(wanted.azimuth, wanted.elevation)
+        )
     joined = (torch.cat([getattr(p, name) for p in parts]) for name in ("azimuth", "elevation", "distance", "fov"))
     return Cameras(*joined).to(device)
 
 
-def conditions(prior: Prior, prompt: str, cameras: Cameras) -> tuple[Any, Any]:
-    """(conditional, unconditional) for joint frames seen from `cameras`."""
-    views = Views(cameras.azimuth, cameras.elevation, VIEWS)
-    return prior.condition(prompt, views), prior.condition("", views)
-
-
 def guided(
-    prior: Prior,
-    prompt: str,
-    guide: Callable[..., SDSStep],
+    method: Guidance,
     cameras: Cameras,
     rendered: Rendered,
     t: Tensor,
+    progress: float,
     generator: torch.Generator,
-    scale: float,
     regulariser: Tensor,
     seconds: float,
+    blind: bool = False,
 ) -> StepResult:
     """Guidance of rendered frames at time steps t (B,), plus `regulariser` (scalar); `seconds` the rendering took."""
-    out = guide(prior, rendered.frames(), conditions(prior, prompt, cameras), t, generator, scale)
+    views = Views(cameras.azimuth, cameras.elevation, 1 if blind else VIEWS)
+    out = method.step(Shown(rendered.frames(), views, t, progress), generator)
     logs = {
         "t": float(t.float().mean()),
         "gradient": float(out.gradient_norm.mean()),
         "opacity": float(rendered.alpha.detach().mean()),
         "seconds_forward": seconds,
     }
-    return StepResult(out.loss + regulariser, rendered, (out.x0 * 0.5 + 0.5).clamp(0, 1), logs)
+    return StepResult(out.loss + regulariser, rendered, (out.x0 * 0.5 + 0.5).clamp(0, 1), logs | dict(out.logs))

@@ -40,6 +40,24 @@ class Mixture:
             raise ValueError("a mixture needs weights above 0 and standard deviations of at least 0")
 
 
+def empirical(images: Tensor) -> Mixture:
+    """The data themselves, (K, C, H, W), as point masses: `denoise` then is the optimal denoiser of the set,
+
+        D(z, sigma) = sum_i softmax_i( -|z/a - y_i|^2 / 2 sigma^2 ) y_i,
+
+    one Gaussian mean-shift step of bandwidth sigma from z/a (2311.17921's view): annealed distillation is mean shift
+    with a shrinking bandwidth, which is why all its seeds climb to one mode.
+    """
+    return Mixture(torch.ones(len(images)), images, torch.zeros(len(images)))
+
+
+def stack_frames(mixtures: Sequence[Mixture]) -> Mixture:
+    """Frame b gets mixtures[b] (or its own row of it, where that depends on the view). All must have as many
+    components."""
+    rows = [m if m.weights.dim() == 1 else Mixture(m.weights[b], m.means[b], m.std[b]) for b, m in enumerate(mixtures)]
+    return Mixture(*(torch.stack([getattr(m, name) for m in rows]) for name in ("weights", "means", "std")))
+
+
 @dataclass(frozen=True)
 class AnalyticPrior:
     """A Prior that knows the mixture of each prompt in `mixtures`; the one under "" is unconditional.
@@ -61,8 +79,11 @@ class AnalyticPrior:
         """(B, C, H, W) frames to x of the same shape: the identity, or 2 x - 1 with `images`."""
         return 2 * frames - 1 if self.images else frames
 
-    def condition(self, prompt: str, views: Views | None) -> Mixture:
-        """The prompt's mixture, seen from `views`. ValueError for an unknown prompt, or where views are missing."""
+    def condition(self, prompt: str | Sequence[str], views: Views | None) -> Mixture:
+        """The prompt's mixture, seen from `views`; of a sequence, a prompt a frame. ValueError for an unknown prompt,
+        or where views are missing."""
+        if not isinstance(prompt, str):
+            return stack_frames([self.condition(p, views) for p in prompt])
         if prompt not in self.mixtures:
             known = ", ".join(repr(name) for name in self.mixtures)
             raise ValueError(f"the analytic prior has no mixture for {prompt!r}; it knows {known}")

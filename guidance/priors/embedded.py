@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class EmbeddedCondition:
-    """`text`: (1, L, 384) for all frames; `camera`: (B, 16), or None for a view-blind condition; V frames an object.
+    """`text`: (1, L, 384) for all frames, or (B, L, 384); `camera`: (B, 16), or None for a view-blind condition; V frames an object.
     `picture`: (objects, 7, S, S) in [-1, 1] and its camera vectors (objects, 16), or None."""
 
     text: TextEmbedding
@@ -100,12 +100,28 @@ class EmbeddedPrior:
         """[-1, 1] -> [0, 1], clipped."""
         return (x * 0.5 + 0.5).clamp(0, 1)
 
-    def condition(self, prompt: str, views: Views | None, picture: Picture | None = None) -> EmbeddedCondition:
-        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text. With a `picture`, the
-        views are relative to it; ValueError without views."""
-        if prompt not in self._texts:
-            self._texts[prompt] = self.encoder([prompt])
-        text = self._texts[prompt]
+    def text(self, prompt: str | Sequence[str]) -> TextEmbedding:
+        """(1, L, 384) of a prompt, (B, L, 384) of a prompt a frame; each prompt is encoded once."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        for p in prompts:
+            if p not in self._texts:
+                self._texts[p] = self.encoder([p])
+        texts = [self._texts[p] for p in prompts]
+        length = max(x.mask.shape[1] for x in texts)
+        pads = [length - x.mask.shape[1] for x in texts]
+        return TextEmbedding(
+            torch.cat([F.pad(x.tokens, (0, 0, 0, n)) for x, n in zip(texts, pads, strict=True)]),
+            torch.cat([F.pad(x.mask, (0, n)) for x, n in zip(texts, pads, strict=True)]),
+        )
+
+    def condition(
+        self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None
+    ) -> EmbeddedCondition:
+        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text; a sequence is a prompt a
+        frame. With a `picture`, the views are relative to it; ValueError without views, or with several prompts."""
+        text = self.text(prompt)
+        if picture is not None and len(text.mask) > 1:
+            raise ValueError("A picture goes with one prompt, not with a prompt a frame.")
         if views is None:
             if picture is not None:
                 raise ValueError("A picture needs views: azimuths relative to it.")
@@ -120,6 +136,16 @@ class EmbeddedPrior:
         if picture.elevation is None:  # in training both kinds of frame lose their elevation together
             camera = camera_vector(views.azimuth, None, len(views.azimuth), self.device, relative=True)
         return EmbeddedCondition(text, camera, views.frames_per_object, (self.encode(picture.frames), own))
+
+    def with_network(self, net: UNet2DConditionModel) -> EmbeddedPrior:
+        """This prior around another network of the same shape (a copy with a LoRA); usage is counted together."""
+        other = EmbeddedPrior(net, self.encoder, self.device, self.name, self.config)
+        other.usage, other._texts = self.usage, self._texts
+        return other
+
+    def denoise(self, z: Tensor, t: Tensor, condition: EmbeddedCondition) -> Tensor:
+        """x0 (B, 7, S, S) with a graph to the network's weights; z (B, 7, S, S), t (B,)."""
+        return self._network([condition], z, t, condition.frames_per_object)[0]
 
     @torch.no_grad()
     def predict(self, z: Tensor, t: Tensor, conditions: Sequence[EmbeddedCondition]) -> list[Prediction]:

@@ -1,0 +1,158 @@
+"""One cell of a comparison: a method on a prompt with a seed. Frames to measure, pictures to look at, what it cost.
+
+    image   four frames' pixels x, from the same grey noise for every method, under guidance alone: Adam on x
+    3d      a whole draft up to its texture (app/pipeline.py), in a run folder that `polymode generate` can repeat
+    ddim    the prior's own joint sample with the direct method's numbers: the ceiling of both
+
+A cell is one safetensors file; finished ones are not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from app.candidates import Shape
+from app.compare.options import DDIM, Compare, ImageRecipe
+from app.errors import CollapseError
+from app.evaluate.prior import Sampling, sample_prompt
+from app.evaluate.views import own_cameras, prior_cameras, unit
+from app.pipeline import Clock, Job, candidate, choose_device
+from app.progress import Progress
+from app.recipes import Recipe, to_yaml
+from app.runs import Run, atomic, generators, slug
+from app.stages.field import time_policy
+from app.stages.views import VIEWS, start_method
+from guidance.method import Shown
+from guidance.prior import Views
+from guidance.priors.embedded import EmbeddedPrior
+from renderers.cameras import orbit
+
+REFERENCE = 1000  # seeds of the reference samples start here
+GREY, NOISE = 0.5, 0.02  # of the first pixels
+TURN, TURN_SIZE = 16, 96
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a cell file holds. frames (V, 7, 64, 64) seen from the prior's own four cameras; `judged`, the evaluator's
+    twelve views (3d only); `turntable` (N, 3, S, S); `facts`: frame_forwards, seconds, collapsed (reason or None)."""
+
+    frames: Tensor | None
+    judged: Tensor | None
+    turntable: Tensor | None
+    facts: dict[str, Any]
+
+
+def cell_path(out: Path, prompt: str, method: str, seed: int) -> Path:
+    return out / "cells" / slug(prompt) / f"{method}-{seed}.safetensors"
+
+
+def save_made(path: Path, made: Made) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {"frames": made.frames, "judged": made.judged, "turntable": made.turntable}
+    tensors = {
+        k: (v.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for k, v in parts.items() if v is not None
+    }
+    with atomic(path) as temporary:
+        save_file(tensors or {"none": torch.zeros(1)}, temporary, metadata={"facts": json.dumps(made.facts)})
+
+
+def load_made(path: Path) -> Made:
+    with safe_open(path, "pt") as file:
+        tensors = {k: file.get_tensor(k).float() / 255 for k in file.keys()}
+        facts = json.loads(file.metadata()["facts"])
+    return Made(tensors.get("frames"), tensors.get("judged"), tensors.get("turntable"), facts)
+
+
+def frame_views(elevation: float, blind: bool) -> Views:
+    """The four frames of space image: 90 degrees apart from the front."""
+    azimuth = torch.arange(VIEWS) * (2 * math.pi / VIEWS)
+    return Views(azimuth, torch.full_like(azimuth, math.radians(elevation)), 1 if blind else VIEWS)
+
+
+def pixels(recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior) -> tuple[Tensor, dict[str, float]]:
+    """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of the recipe's method, and its last logs."""
+    streams = generators(recipe.seed)
+    views = frame_views(image.elevation, recipe.guide.blind_camera)
+    method = start_method(recipe, prior, image.scale, recipe.seed)
+    policy = time_policy(image.anneal, image.sigma_min, image.sigma_max)
+    start = GREY + NOISE * torch.randn(VIEWS, *prior.frame_shape, generator=streams["init"])
+    x = start.to(prior.device).requires_grad_(True)
+    adam = torch.optim.Adam([x], lr=image.rate, betas=(0.9, 0.99), eps=1e-15)
+    logs: dict[str, float] = {}
+    for i in range(image.steps):
+        t = policy.draw(i, image.steps, 1, prior.schedule, streams["time"]).repeat_interleave(VIEWS)
+        out = method.step(Shown(x, views, t, i / image.steps), streams["noise"])
+        adam.zero_grad(set_to_none=True)
+        out.loss.backward()
+        if x.grad is None or not bool(torch.isfinite(x.grad).all()):
+            raise CollapseError(f"{recipe.method} produced NaN at step {i}.")
+        adam.step()
+        logs = dict(out.logs)
+    return x.detach().cpu(), logs
+
+
+def make_cell(a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPrior) -> Made:
+    """One cell from the beginning (3d: from its run folder's checkpoints)."""
+    forwards, clock = prior.usage.frame_forwards, Clock()
+    frames = judged = turntable = None
+    reason: str | None = None
+    extra: dict[str, Any] = {}
+    try:
+        if method == DDIM:
+            d = a.direct
+            frames = sample_prompt(prior, prompt, Sampling(4, d.steps, d.scale, d.guide_above, d.elevation), seed)[0]
+        elif a.space == "image":
+            raw, logs = pixels(a.recipe(prompt, method, seed), a.image, prior)
+            extra = {"clipped": float(((raw < 0) | (raw > 1)).float().mean()), "logs": logs}
+            frames = raw.clamp(0, 1)
+        else:
+            frames, judged, turntable = grow(a, prompt, method, seed, prior, clock)
+    except CollapseError as e:
+        reason = str(e)
+    facts = {
+        "frame_forwards": prior.usage.frame_forwards - forwards,
+        "seconds": round(clock.total(), 3),
+        "collapsed": reason,
+        **extra,
+    }
+    return Made(frames, judged, turntable, facts)
+
+
+def grow(
+    a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPrior, clock: Clock
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A draft's surface, as frames of the prior's cameras, of the evaluator's, and as a turntable of colour."""
+    recipe = a.recipe(prompt, method, seed)
+    run = Run(a.out / "runs" / slug(prompt) / f"{method}-{seed}")
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    run.previews.mkdir(exist_ok=True)
+    run.write_text("config.yaml", to_yaml(recipe))
+    job = Job(recipe, run, Progress(quiet=True), clock, lambda: False, prior, choose_device(recipe.device))
+    shape = candidate(job, 0, seed).shape
+    assert shape is not None
+    shutil.rmtree(run.checkpoints)  # the cell's file replaces them; config.yaml repeats the run
+    run.checkpoints.mkdir()
+    frames = shape.frames(prior_cameras().to(job.device), prior.frame_shape[-1]).cpu()
+    turntable = shape.frames(orbit(TURN, math.radians(15), device=job.device), TURN_SIZE)[:, :3].cpu()
+    # moved to the unit sphere for the evaluator; a colour that is a function of points is asked before the move
+    color = shape.color if isinstance(shape.color, Tensor) else shape.texture(shape.vertices)
+    centred = Shape(unit(shape.vertices), shape.faces, color, shape.texture)
+    return frames, centred.frames(own_cameras().to(job.device), prior.frame_shape[-1]).cpu(), turntable
+
+
+def reference_frames(a: Compare, prompt: str, prior: EmbeddedPrior) -> Tensor:
+    """(reference * 4, 7, 64, 64): samples of the prompt that are in no row of the table."""
+    d = a.direct
+    how = Sampling(4, d.steps, d.scale, d.guide_above, d.elevation)
+    return torch.cat([sample_prompt(prior, prompt, how, REFERENCE + k)[0] for k in range(a.reference)])

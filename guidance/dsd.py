@@ -1,0 +1,218 @@
+"""Diverse score distillation, DSD (2412.06780): one ODE seed a shape; its renders follow that seed's DDIM path.
+
+    path    z' = a' x0_k + s' n_k,   n_k = e_cfg(z_k, t_k; w) from the seed eps*, over K knots
+    zt = a_t x + s_t n,   zd = a_d x + s_d n,   n the path's noise at the knot at or above t_d >= t
+    g = w(t) ( e_cfg(zt, t; w) - e_cfg(zd, t_d; w2) )
+
+If x is the path's own x0 then zd is on the path, and g is the DDIM increment. At t_d = t and w2 = w, g = 0. The released
+code has w2 = 1 beside w = 7.5, which adds a pull of CSD; here w2 = w unless asked.
+
+A jointly denoised prior has no path for a single free camera. One anchor set (V frames, 90 degrees apart from the
+front) is denoised from the seed; other cameras belong to bucket sets, denoised together with the anchors of the same
+knot in joint attention, each camera with a noise of its own from the seed. The caller renders exactly at a set's
+cameras, so a path is computed once a set and kept. View-blind priors have one seed for all cameras, and a path for each
+word of view-dependent prompting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guidance.cfg import start_cfg
+from guidance.method import Guidance, Guided, Setup, Shown, encoded, finish, guided_prediction
+from guidance.prior import NoiseSchedule, Prediction, Views
+from guidance.schedule import SIGMA_MAX
+from guidance.view_words import with_view_words
+
+RINGS = -5.0, 35.0  # degrees
+Predict = Callable[[Tensor, Tensor], Prediction]  # z (B, C, H, W), t (B,)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A simulated DDIM path of B frames: falling knots, and at each the clean and the noise prediction."""
+
+    knots: Sequence[int]
+    x0: Sequence[Tensor]
+    noise: Sequence[Tensor]
+
+    def at(self, t: int) -> int:
+        """Index of the lowest knot at or above t; the first where there is none."""
+        above = [k for k, knot in enumerate(self.knots) if knot >= t]
+        return above[-1] if above else 0
+
+    def state(self, t: int, schedule: NoiseSchedule) -> Tensor:
+        """The path at t: a_t x0 + s_t n of the knot at or above."""
+        k = self.at(t)
+        at = torch.full((len(self.noise[k]),), t, device=self.noise[k].device)
+        return schedule.add_noise(self.x0[k], self.noise[k], at)
+
+
+@torch.no_grad()
+def simulate(predict: Predict, seed: Tensor, knots: Sequence[int], schedule: NoiseSchedule) -> Path:
+    """DDIM from seed noise (B, C, H, W), which stands at the first knot."""
+    z, x0s, noises = seed, [], []
+    for k, knot in enumerate(knots):
+        t = torch.full((len(z),), knot, device=z.device)
+        p = predict(z, t)
+        x0s.append(p.x0)
+        noises.append(p.eps)
+        if k + 1 < len(knots):
+            z = schedule.add_noise(p.x0, p.eps, torch.full_like(t, knots[k + 1]))
+    return Path(list(knots), x0s, noises)
+
+
+def dsd(now: Prediction, ahead: Prediction, x: Tensor, t: Tensor, t_d: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """g (B, C, H, W) before w(t): e(zt, t) - e(zd, t_d). With one n in both, e = n + (a/s)(x - x0), so n drops out."""
+    return schedule.a(t) / schedule.s(t) * (x - now.x0) - schedule.a(t_d) / schedule.s(t_d) * (x - ahead.x0)
+
+
+def time_ahead(t: int, lowest: int, highest: int, generator: torch.Generator, share: float = 0.1) -> int:
+    """t_d = t + U(0, 1) share (t - lowest), at least one step ahead, at most `highest`."""
+    drawn = float(torch.rand((), generator=generator)) * share * max(0, t - lowest)
+    return min(max(t + int(drawn), t + 1), max(highest, t))
+
+
+def falling_knots(count: int, schedule: NoiseSchedule, sigma_max: float, sigma_min: float) -> list[int]:
+    """`count` time steps evenly from sigma_max's down to sigma_min's."""
+    ends = schedule.t_at(sigma_max), schedule.t_at(sigma_min)
+    return torch.linspace(*ends, count).round().long().tolist()
+
+
+@dataclass(frozen=True)
+class DSD:
+    """Diverse score distillation."""
+
+    w2: float = 0.0
+    """Guidance scale of the second term, Form A; 0 stands for the stage's own scale (the released code has 1)."""
+    knots: int = 10
+    """Knots of the path."""
+    sigma_first: float = SIGMA_MAX
+    """Noise level of the first knot; at most 14.6, where a_t is still large enough to divide by."""
+    sigma_last: float = 0.315
+    """Noise level of the last knot."""
+    elevation: float = 15.0
+    """Elevation of the anchor set, degrees."""
+    offsets: int = 4
+    """Bucket sets start at this many azimuths, equally spaced within 90 degrees."""
+    rings: int = 3
+    """Elevations of the bucket sets, equally spaced from -5 to 35 degrees."""
+    anchor_share: float = 0.5
+    """Share of the steps that look from the anchor set."""
+    context: bool = True
+    """Bucket sets are denoised together with the anchors at every step, not only on their path (twice the frames)."""
+
+    def start(self, setup: Setup) -> Guidance:
+        return PathGuidance(setup, self)
+
+
+class PathGuidance:
+    """The Guidance of DSD: the shape's seed and its paths."""
+
+    def __init__(self, setup: Setup, options: DSD, anchors: int = 4):
+        self.setup, self.options, self.cfg = setup, options, start_cfg(setup.cfg)
+        self.schedule = setup.prior.schedule
+        self.knots = falling_knots(options.knots, self.schedule, options.sigma_first, options.sigma_last)
+        self.generator = setup.generator("path")
+        self.seed = int(torch.randint(2**31, (), generator=self.generator))
+        quarter = 2 * math.pi / anchors
+        turn = torch.arange(anchors) * quarter
+        pairs = [(0.0, math.radians(options.elevation))]
+        rings = torch.linspace(*RINGS, options.rings).tolist()
+        pairs += [(k * quarter / options.offsets, math.radians(e)) for e in rings for k in range(options.offsets)]
+        pairs = list(dict.fromkeys(pairs))
+        self.sets = [Views(start + turn, torch.full((anchors,), e), anchors) for start, e in pairs]
+        self.paths: dict[int | str, Path] = {}
+
+    def views(self, generator: torch.Generator) -> Views | None:
+        """The anchor set, or a bucket set; anywhere where the prior is blind."""
+        if self.setup.asked.blind:
+            return None
+        u, k = torch.rand((), generator=generator), torch.randint(len(self.sets), (), generator=generator)
+        return self.sets[0 if float(u) < self.options.anchor_share else int(k)]
+
+    def step(self, shown: Shown, generator: torch.Generator) -> Guided:
+        x, t = encoded(self.setup, shown)
+        size = shown.views.frames_per_object
+        w2 = self.options.w2 or self.setup.scale
+        lowest = self.knots[-1]
+        gs, x0s = [], []
+        with torch.no_grad():
+            for k in range(0, len(x), size):
+                views = Views(shown.views.azimuth[k : k + size], shown.views.elevation[k : k + size], size)
+                mine, now = x[k : k + size], int(t[k])
+                ahead = time_ahead(now, lowest, self.knots[0], generator)
+                path, context = self.path(views, mine)
+                n = path.noise[path.at(ahead)].expand_as(mine)
+                results = []
+                for at, scale in ((now, self.setup.scale), (ahead, w2)):
+                    times = torch.full_like(t[k : k + size], at)
+                    z = self.schedule.add_noise(mine, n, times)
+                    results.append(self.predict(z, times, views, context, scale))
+                times = t[k : k + size]
+                gs.append(dsd(results[0], results[1], mine, times, torch.full_like(times, ahead), self.schedule))
+                x0s.append(results[0].x0)
+        return finish(self.setup, shown, x, torch.cat(gs), torch.cat(x0s))
+
+    def predict(
+        self, z: Tensor, t: Tensor, views: Views, context: Path | None, scale: float | None = None
+    ) -> Prediction:
+        """The guided prediction of a set, beside the anchors of the same noise level where there is a context."""
+        if context is None:
+            return guided_prediction(self.setup, z, t, views, self.cfg, scale)
+        anchors = self.sets[0]
+        both = Views(
+            torch.cat([anchors.azimuth.to(z.device), views.azimuth.to(z.device)]),
+            torch.cat([anchors.elevation.to(z.device), views.elevation.to(z.device)]),
+            2 * len(z),
+        )
+        state = context.state(int(t[0]), self.schedule)
+        p = guided_prediction(self.setup, torch.cat([state, z]), torch.cat([t, t]), both, self.cfg, scale)
+        return Prediction(p.x0[len(z) :], p.eps[len(z) :])
+
+    def path(self, views: Views, x: Tensor) -> tuple[Path, Path | None]:
+        """(the path of these frames, the anchors' path for context or None); simulated when first asked for."""
+        if views.frames_per_object == 1:
+            word = with_view_words("", views)[0] if self.setup.asked.view_words else ""
+            if word not in self.paths:
+                self.paths[word] = simulate(
+                    lambda z, t: self.predict(z, t, views, None), self.noise(0, x), self.knots, self.schedule
+                )
+            return self.paths[word], None
+        k = self.find(views)
+        if 0 not in self.paths:
+            anchors = self.sets[0]
+            at = Views(anchors.azimuth.to(x.device), anchors.elevation.to(x.device), len(x))
+            self.paths[0] = simulate(
+                lambda z, t: self.predict(z, t, at, None), self.noise(0, x), self.knots, self.schedule
+            )
+        if k not in self.paths:
+            self.paths[k] = simulate(
+                lambda z, t: self.predict(z, t, views, self.paths[0]), self.noise(k, x), self.knots, self.schedule
+            )
+        return self.paths[k], self.paths[0] if k and self.options.context else None
+
+    def noise(self, k: int, x: Tensor) -> Tensor:
+        """Set k's start noise, like x (frames of one object), from the shape's seed."""
+        generator = torch.Generator().manual_seed(self.seed + k)
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+    def find(self, views: Views) -> int:
+        """Index of the set with these cameras. ValueError where there is none."""
+        for k, s in enumerate(self.sets):
+            if len(s.azimuth) == len(views.azimuth):
+                off = torch.stack([s.azimuth - views.azimuth.cpu(), s.elevation - views.elevation.cpu()])
+                if float((off.sin().abs() + 1 - off.cos()).max()) < 1e-3:
+                    return k
+        raise ValueError("DSD follows paths of fixed cameras; render at the set that its `views` returned.")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.cfg.tensors()  # paths follow from the seed
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.cfg.restore(tensors)

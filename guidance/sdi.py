@@ -1,0 +1,100 @@
+"""Score distillation via inversion, SDI (2405.15891): SDS whose noise is the one that leads back to the render.
+
+    kappa solves  kappa = e(a_t x + s_t kappa, t; y),  approximately: DDIM inversion of x up to t + tau under the prompt
+    with negative guidance (scale -w), plus a little fresh noise
+    z_t = a_t x + s_t kappa,     g = w(t) ( e_cfg(z_t, t; w) - kappa )
+
+The inversion goes from a first knot, where a small prior's noise prediction can be believed, over about 10 t / T more:
+
+    z' = a' x0(z) + s' e(z)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guidance.cfg import start_cfg
+from guidance.method import Guidance, Guided, Setup, Shown, draw_noise, encoded, finish, guided_prediction
+from guidance.prior import NoiseSchedule, Prediction, Views
+
+Predict = Callable[[Tensor, Tensor], Prediction]  # z (B, C, H, W), t (B,)
+
+
+def invert(predict: Predict, x: Tensor, knots: Sequence[Tensor], schedule: NoiseSchedule) -> Tensor:
+    """kappa (B, C, H, W): the noise predicted at the last of rising `knots` (each t (B,)), on the DDIM path up from x."""
+    z = schedule.a(knots[0]) * x
+    p = predict(z, knots[0])
+    for t in knots[1:]:
+        z = schedule.add_noise(p.x0, p.eps, t)
+        p = predict(z, t)
+    return p.eps
+
+
+def sdi(guided: Prediction, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """g (B, C, H, W) before w(t): e_cfg - kappa, from x0, at z = a x + s kappa."""
+    return schedule.a(t) / schedule.s(t) * (x - guided.x0)
+
+
+@dataclass(frozen=True)
+class SDI:
+    """Score distillation via inversion."""
+
+    inversion_scale: float = 0.0
+    """Guidance scale of the inversion, Form A; 0 stands for minus the stage's scale, as in the paper."""
+    steps: int = 10
+    """Knots of an inversion up to the largest time step; fewer below, in proportion."""
+    sigma_first: float = 0.315
+    """Noise level of the first knot."""
+    tau: float = 0.033
+    """The inversion ends a random share of up to this, of all time steps, above t."""
+    fresh: float = 0.3
+    """Fresh noise added to kappa, in units of s_t."""
+
+    def start(self, setup: Setup) -> Guidance:
+        return InversionGuidance(setup, self)
+
+
+class InversionGuidance:
+    """The Guidance of SDI."""
+
+    def __init__(self, setup: Setup, options: SDI):
+        self.setup, self.options, self.cfg = setup, options, start_cfg(setup.cfg)
+        self.inversion_scale = options.inversion_scale or -setup.scale
+
+    def views(self, generator: torch.Generator) -> Views | None:
+        return None
+
+    def knots(self, t: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Rising time steps, each (B,), the last at t + tau; all of a batch have as many as its largest t needs."""
+        schedule, o = self.setup.prior.schedule, self.options
+        length = len(schedule)
+        first = torch.full_like(t, schedule.t_at(o.sigma_first))
+        tau = int(float(torch.rand((), generator=generator)) * o.tau * length)
+        last = torch.maximum((t + tau).clamp(max=length - 1), first)
+        count = max(1, int(o.steps * int(t.max()) / length))
+        return [(first + (last - first) * k / count).round().long() for k in range(count + 1)]
+
+    def step(self, shown: Shown, generator: torch.Generator) -> Guided:
+        setup, schedule = self.setup, self.setup.prior.schedule
+        x, t = encoded(setup, shown)
+        with torch.no_grad():
+
+            def predict(z: Tensor, at: Tensor) -> Prediction:
+                return guided_prediction(setup, z, at, shown.views, self.cfg, self.inversion_scale)
+
+            kappa = invert(predict, x.detach(), self.knots(t, generator), schedule)
+            if self.options.fresh:
+                kappa = kappa + self.options.fresh * schedule.s(t) * draw_noise(x, generator, setup.frames_per_noise)
+            guided = guided_prediction(setup, schedule.add_noise(x, kappa, t), t, shown.views, self.cfg)
+            g = sdi(guided, x, t, schedule)
+        return finish(setup, shown, x, g, guided.x0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.cfg.tensors()
+
+    def restore(self, tensors) -> None:
+        self.cfg.restore(tensors)

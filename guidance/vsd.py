@@ -1,0 +1,33 @@
+"""Variational score distillation, VSD (ProlificDreamer, 2305.16213).
+
+    g = w(t) ( e_cfg(z_t, t; y) - e_q(z_t, t; y, c) )
+
+e_q is the score of the renders themselves, a LoRA of the prior trained as they come (guidance/score_model.py). With one
+object and a camera, its optimum is a point mass, whose score is the noise: VSD then is SDS. What differs from SDS is
+what the LoRA has not learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from guidance.esd import ScoreGuidance
+from guidance.method import Guidance, Setup
+from guidance.score_model import LoRA
+
+
+def vsd(e_pre: Tensor, e_q: Tensor) -> Tensor:
+    """g (B, C, H, W) before w(t)."""
+    return e_pre - e_q
+
+
+@dataclass(frozen=True)
+class VSD:
+    """Variational score distillation."""
+
+    lora: LoRA = field(default_factory=LoRA)
+
+    def start(self, setup: Setup) -> Guidance:
+        return ScoreGuidance(setup, self.lora, 0.0)

@@ -1,0 +1,212 @@
+"""SDI and DSD against closed forms (guidance sheet U4.1 to U4.6), and DSD's sets on a tiny joint prior."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidance.dsd import DSD, PathGuidance, dsd, falling_knots, simulate, time_ahead
+from guidance.method import Asked, Setup, Shown
+from guidance.prior import Prediction, Views, scaled_linear_schedule
+from guidance.priors.analytic import AnalyticPrior, Mixture, denoise
+from guidance.schedule import LinearAnneal
+from guidance.sdi import SDI, invert, sdi
+from tests.tiny import tiny_prior
+
+SD = scaled_linear_schedule()
+KNOTS = [999, *range(899, 0, -100)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def predictor(mixture: Mixture):
+    def predict(z: Tensor, t: Tensor) -> Prediction:
+        return denoise(mixture, z, SD.a(t).to(z), SD.s(t).to(z))
+
+    return predict
+
+
+def ring(k: int = 8, std: float = 0.08) -> Mixture:
+    angle = torch.arange(k) * 2 * math.pi / k
+    means = torch.stack([angle.cos(), angle.sin()], 1)[:, :, None, None]
+    return Mixture(torch.ones(k), means.double(), torch.full((k,), std))
+
+
+def test_one_step_predictions_walk_as_ddim_does() -> None:
+    """x' = x - sigma' (e' - e): the same knots, the same points."""
+    predict, seed = predictor(ring()), randn(16, 2, 1, 1)
+    path = simulate(predict, seed, KNOTS, SD)
+    x = path.x0[0]
+    for k, knot in enumerate(KNOTS[1:], 1):
+        sigma = SD.sigma(torch.tensor([knot])).double()
+        x = x - sigma * (path.noise[k] - path.noise[k - 1])
+        torch.testing.assert_close(x, path.x0[k], rtol=1e-5, atol=1e-6)  # look-ups of a and s are float32
+
+
+def test_no_gradient_at_the_same_time_and_the_ddim_increment_on_the_path() -> None:
+    predict = predictor(ring())
+    x, n, t = randn(16, 2, 1, 1), randn(16, 2, 1, 1, seed=1), torch.full((16,), 300)
+    here = predict(SD.add_noise(x, n, t), t)
+    assert dsd(here, here, x, t, t, SD).abs().max() == 0
+    path = simulate(predict, n, KNOTS, SD)
+    t_d, t = torch.full((16,), KNOTS[4]), torch.full((16,), KNOTS[5])
+    on = path.x0[4]  # the render is the path's own prediction
+    zd, zt = SD.add_noise(on, path.noise[4], t_d), SD.add_noise(on, path.noise[4], t)
+    g = dsd(predict(zt, t), predict(zd, t_d), on, t, t_d, SD)
+    torch.testing.assert_close(on - SD.sigma(t) * g, path.x0[5], rtol=1e-5, atol=1e-5)
+
+
+def test_other_w2_is_not_zero_at_the_same_time() -> None:
+    """The released code's mismatch: w = 7.5 against w2 = 1."""
+    wide = Mixture(torch.ones(1), torch.zeros(1, 2, 1, 1), torch.ones(1))
+    x, n, t = randn(16, 2, 1, 1), randn(16, 2, 1, 1, seed=1), torch.full((16,), 300)
+    z = SD.add_noise(x, n, t)
+    c, u = predictor(ring())(z, t), predictor(wide)(z, t)
+    guided = Prediction(u.x0 + 7.5 * (c.x0 - u.x0), u.eps + 7.5 * (c.eps - u.eps))
+    assert dsd(guided, c, x, t, t, SD).abs().mean() > 0.1
+
+
+def test_gaussian_inversion_finds_the_exact_noise() -> None:
+    """kappa = s (x - mu) / (a c^2) solves kappa = e(a x + s kappa); with one scale for both, the gradient is 0."""
+    mu, c, t = 0.3, 0.5, torch.tensor([500])
+    mixture = Mixture(torch.ones(1), torch.full((1, 1, 1, 1), mu, dtype=torch.float64), torch.tensor([c]).double())
+    predict, x = predictor(mixture), torch.full((1, 1, 1, 1), 0.9, dtype=torch.float64)
+    a, s = SD.a(t).double(), SD.s(t).double()
+    kappa = s * (x - mu) / (a * c**2)
+    p = predict(SD.add_noise(x, kappa, t), t)
+    torch.testing.assert_close(p.eps, kappa, rtol=1e-5, atol=1e-6)
+    assert sdi(p, x, t, SD).abs().max() < 1e-6
+    fine = [torch.tensor([k]) for k in range(0, 501, 2)]
+    exact = (s * (x - mu) / (a**2 * c**2 + s**2).sqrt() / c).item()  # along the ODE: (z - a mu)/sqrt(v) is constant
+    assert invert(predict, x, fine, SD).item() == pytest.approx(exact, rel=2e-2)
+
+
+def test_ddim_maps_gaussian_seeds_to_the_data() -> None:
+    c = 0.5
+    mixture = Mixture(torch.ones(1), torch.zeros(1, 1, 1, 1).double(), torch.tensor([c]).double())
+    seed = randn(4000, 1, 1, 1)
+    out = simulate(predictor(mixture), seed, list(range(999, 0, -1)), SD).x0[-1]
+    assert out.std().item() == pytest.approx(c, rel=0.03)
+    assert torch.corrcoef(torch.stack([seed.flatten(), out.flatten()]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("trial", [0, 1, 2])
+def test_dsd_covers_the_ring_and_sds_does_not(trial: int) -> None:
+    n, steps, mixture = 64, 600, ring()
+    predict = predictor(mixture)
+    path = simulate(predict, randn(n, 2, 1, 1, seed=trial), KNOTS, SD)
+    policy, g = LinearAnneal(0.138, 13.04), generator(trial)
+
+    def run(gradient) -> Tensor:
+        x = (0.01 * randn(n, 2, 1, 1, seed=9)).requires_grad_()
+        adam = torch.optim.Adam([x], lr=0.02, betas=(0.9, 0.99), eps=1e-15)
+        for i in range(steps):
+            t = policy.draw(i, steps, 1, SD, g).expand(n)
+            x.grad = gradient(x.detach(), t)
+            adam.step()
+        return x.detach().flatten(1)
+
+    def follow(x: Tensor, t: Tensor) -> Tensor:
+        t_d = torch.full_like(t, time_ahead(int(t[0]), 20, 999, g))
+        noise = path.noise[path.at(int(t_d[0]))]
+        now, ahead = (predict(SD.add_noise(x, noise, at), at) for at in (t, t_d))
+        return SD.s(t) ** 2 * dsd(now, ahead, x, t, t_d, SD)
+
+    def sds(x: Tensor, t: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=g, dtype=x.dtype)
+        return SD.s(t) ** 2 * (predict(SD.add_noise(x, noise, t), t).eps - noise)
+
+    def inside(points: Tensor) -> Tensor:
+        return torch.cdist(points, mixture.means.flatten(1)) < 0.25
+
+    covered, collapsed = inside(run(follow)), inside(run(sds))
+    assert int((covered.any(0)).sum()) >= 7 and covered.any(1).double().mean() > 0.95
+    assert collapsed.any(1).double().mean() < 0.5
+
+
+# --- the started methods ---
+
+
+def analytic() -> AnalyticPrior:
+    shape = (2, 1, 1)
+    wide = Mixture(torch.ones(1), torch.zeros(1, *shape), torch.ones(1))
+    return AnalyticPrior({"y": ring(), "": wide}, shape)
+
+
+def step_of(guidance, x: Tensor, t: int, seed: int = 0, views: Views | None = None) -> Tensor:
+    x = x.clone().requires_grad_()
+    views = views or Views(torch.zeros(len(x)), torch.zeros(len(x)))
+    guidance.step(Shown(x, views, torch.full((len(x),), t)), generator(seed)).loss.backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def test_dsd_repeats_with_its_seed_and_differs_with_another() -> None:
+    x = randn(3, 2, 1, 1).float()
+    blind = Asked("y", blind=True)
+    one, two, other = (step_of(DSD().start(Setup(analytic(), blind, 3.0, seed=seed)), x, 300) for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.allclose(one, other)
+
+
+def test_sdi_keeps_a_fixed_point_and_is_selectable() -> None:
+    """A render at a point target: its inversion and its denoising agree, nothing moves it."""
+    shape = (3, 4, 4)
+    target = torch.rand(1, *shape, generator=generator())
+    point = Mixture(torch.ones(1), target, torch.zeros(1))
+    setup = Setup(AnalyticPrior({"y": point, "": point}, shape), Asked("y"), 7.5)
+    still = step_of(SDI().start(setup), target.clone(), 400)
+    assert still.abs().max() < 1e-4
+    assert step_of(SDI().start(setup), target + 0.1, 400).abs().max() > 1e-3
+
+
+def test_knots_fall_and_stay_below_sigma_fourteen() -> None:
+    knots = falling_knots(10, SD, 13.04, 0.315)
+    assert len(knots) == 10 and all(a > b for a, b in zip(knots, knots[1:], strict=False))
+    assert float(SD.sigma(torch.tensor([knots[0]]))) < 14.6
+
+
+def test_sets_of_a_joint_prior() -> None:
+    """Anchors alone, buckets beside the anchors; paths are kept; other cameras are refused."""
+    prior = tiny_prior()
+    guidance = DSD(knots=3).start(Setup(prior, Asked("a cube"), 2.0))
+    assert isinstance(guidance, PathGuidance)
+    anchors, bucket = guidance.sets[0], guidance.sets[3]
+    x = torch.rand(4, *prior.frame_shape, generator=generator())
+
+    def forwards(views: Views) -> int:
+        before = prior.usage.frame_forwards
+        step_of(guidance, x, 500, views=views)
+        return prior.usage.frame_forwards - before
+
+    assert forwards(anchors) == 3 * 8 + 2 * 8  # its path, then two guided calls
+    assert forwards(anchors) == 2 * 8
+    assert forwards(bucket) == 3 * 16 + 2 * 16
+    assert forwards(bucket) == 2 * 16
+    seen = {guidance.find(guidance.views(generator(k))) for k in range(40)}  # pyright: ignore[reportArgumentType]
+    assert 0 in seen and len(seen) > 5
+    with pytest.raises(ValueError, match="fixed cameras"):
+        step_of(guidance, x, 500, views=Views(anchors.azimuth + 0.1, anchors.elevation, 4))
+    fresh = DSD(knots=3).start(Setup(prior, Asked("a cube"), 2.0))
+    torch.testing.assert_close(step_of(fresh, x, 500, views=bucket), step_of(guidance, x, 500, views=bucket))
+
+
+def test_two_sets_in_one_step() -> None:
+    prior = tiny_prior()
+    setup = Setup(prior, Asked("a cube"), 2.0)
+    guidance = DSD(knots=3).start(setup)
+    assert isinstance(guidance, PathGuidance)
+    a, b = guidance.sets[0], guidance.sets[1]
+    both = Views(torch.cat([a.azimuth, b.azimuth]), torch.cat([a.elevation, b.elevation]), 4)
+    x = torch.rand(8, *prior.frame_shape, generator=generator())
+    together = step_of(guidance, x, 500, views=both)
+    alone = step_of(DSD(knots=3).start(setup), x[:4], 500, views=a)
+    torch.testing.assert_close(together[:4], alone / 2, rtol=1e-3, atol=1e-6)  # a mean over twice the frames
