@@ -2,8 +2,8 @@
 
     g = w(t) (e_c - e_u),   or with a negative prompt   w(t) [ w1 (e_c - e_u) + w2 (e_u - e_neg) ]
 
-It is the limit of SDS at infinite scale, divided by it. Between Gaussians of equal width it is a constant drift without
-a fixed point: it needs annealed time steps.
+It is the limit of SDS at infinite scale, divided by it. Between Gaussians of equal width it is a constant drift
+without a fixed point: it needs annealed time steps.
 """
 
 from __future__ import annotations

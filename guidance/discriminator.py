@@ -6,6 +6,7 @@ L = softplus(D(fake)) + softplus(-D(real)) + (gamma / 2) |grad_real D|^2      (R
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.length = length
         widths = [channels, *(width * min(2**i, 2) for i in range(layers))]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairs)
         self.times = nn.ModuleList(nn.Linear(TIMES, 2 * b) for _, b in pairs)
         self.head = nn.Linear(widths[-1], 1)

@@ -1,17 +1,23 @@
 """Diverse score distillation, DSD (2412.06780): one ODE seed a shape; its renders follow that seed's DDIM path.
 
-    path    z' = a' x0_k + s' n_k,   n_k = e_cfg(z_k, t_k; w) from the seed eps*, over K knots
-    zt = a_t x + s_t n,   zd = a_d x + s_d n,   n the path's noise at the knot at or above t_d >= t
-    g = w(t) ( e_cfg(zt, t; w) - e_cfg(zd, t_d; w2) )
+    path    z' = a' x0_k + s' n_k,   n_k = e_cfg(z_k, t_k; w) from the seed eps*, at K knots; between them x^(t), n(t)
+    zt = a_t x + s_t n,   zd = a_d x + s_d n,   n = n(t_d),   t_d >= t
+    g = w(t) [ e_cfg(zt, t; w) - e_cfg(zd, t_d; w2) + hold (a_d / s_d) (x - x^(t_d)) ]
 
-If x is the path's own x0 then zd is on the path, and g is the DDIM increment. At t_d = t and w2 = w, g = 0. The released
-code has w2 = 1 beside w = 7.5, which adds a pull of CSD; here w2 = w unless asked.
+If x is the path's own x^ then zd is on the path, the last term is 0, and g is the DDIM increment. At t_d = t and
+w2 = w, the paper's g (hold 0) is 0. The released code has w2 = 1 beside w = 7.5, which adds a pull of CSD; here w2 = w
+unless asked.
+
+`hold` is ours. The paper's g does not bring a render back: off the path by d, its two terms cancel up to the small
+gap between t and t_d, and a small network's errors at two times do not. At hold 1 the pull is (a/s) d to first order.
 
 A jointly denoised prior has no path for a single free camera. One anchor set (V frames, 90 degrees apart from the
 front) is denoised from the seed; other cameras belong to bucket sets, denoised together with the anchors of the same
 knot in joint attention, each camera with a noise of its own from the seed. The caller renders exactly at a set's
-cameras, so a path is computed once a set and kept. View-blind priors have one seed for all cameras, and a path for each
-word of view-dependent prompting.
+cameras, so a path is computed once a set and kept. View-blind priors have one seed for all cameras, and a path for
+each word of view-dependent prompting.
+
+Predictions are made as samples are: x0 within the prior's bounds, guidance left out under `guide_above`.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from torch import Tensor
 
 from guidance.cfg import start_cfg
 from guidance.method import Guidance, Guided, Setup, Shown, encoded, finish, guided_prediction
-from guidance.prior import NoiseSchedule, Prediction, Views
+from guidance.prior import NoiseSchedule, Prediction, Views, bounded
 from guidance.schedule import SIGMA_MAX
 from guidance.view_words import with_view_words
 
@@ -41,16 +47,18 @@ class Path:
     x0: Sequence[Tensor]
     noise: Sequence[Tensor]
 
-    def at(self, t: int) -> int:
-        """Index of the lowest knot at or above t; the first where there is none."""
-        above = [k for k, knot in enumerate(self.knots) if knot >= t]
-        return above[-1] if above else 0
+    def at(self, t: int) -> tuple[Tensor, Tensor]:
+        """(x^, n), each (B, C, H, W), at time step t: linear between the knots, constant beyond the ends."""
+        k = max([0, *(k for k, knot in enumerate(self.knots) if knot >= t)])
+        if k + 1 == len(self.knots) or t >= self.knots[k]:
+            return self.x0[k], self.noise[k]
+        u = (self.knots[k] - t) / (self.knots[k] - self.knots[k + 1])
+        return torch.lerp(self.x0[k], self.x0[k + 1], u), torch.lerp(self.noise[k], self.noise[k + 1], u)
 
     def state(self, t: int, schedule: NoiseSchedule) -> Tensor:
-        """The path at t: a_t x0 + s_t n of the knot at or above."""
-        k = self.at(t)
-        at = torch.full((len(self.noise[k]),), t, device=self.noise[k].device)
-        return schedule.add_noise(self.x0[k], self.noise[k], at)
+        """The path at t: a_t x^ + s_t n."""
+        x0, noise = self.at(t)
+        return schedule.add_noise(x0, noise, torch.full((len(x0),), t, device=x0.device))
 
 
 @torch.no_grad()
@@ -67,9 +75,21 @@ def simulate(predict: Predict, seed: Tensor, knots: Sequence[int], schedule: Noi
     return Path(list(knots), x0s, noises)
 
 
-def dsd(now: Prediction, ahead: Prediction, x: Tensor, t: Tensor, t_d: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """g (B, C, H, W) before w(t): e(zt, t) - e(zd, t_d). With one n in both, e = n + (a/s)(x - x0), so n drops out."""
-    return schedule.a(t) / schedule.s(t) * (x - now.x0) - schedule.a(t_d) / schedule.s(t_d) * (x - ahead.x0)
+def dsd(
+    now: Prediction,
+    ahead: Prediction,
+    x: Tensor,
+    t: Tensor,
+    t_d: Tensor,
+    schedule: NoiseSchedule,
+    on_path: Tensor | None = None,
+    hold: float = 0.0,
+) -> Tensor:
+    """g (B, C, H, W) before w(t): e(zt, t) - e(zd, t_d), plus hold (a_d/s_d) (x - `on_path`). With one n in both,
+    e = n + (a/s)(x - x0), so n drops out."""
+    near, far = schedule.a(t) / schedule.s(t), schedule.a(t_d) / schedule.s(t_d)
+    g = near * (x - now.x0) - far * (x - ahead.x0)
+    return g if on_path is None else g + hold * far * (x - on_path)
 
 
 def time_ahead(t: int, lowest: int, highest: int, generator: torch.Generator, share: float = 0.1) -> int:
@@ -90,7 +110,11 @@ class DSD:
 
     w2: float = 0.0
     """Guidance scale of the second term, Form A; 0 stands for the stage's own scale (the released code has 1)."""
-    knots: int = 10
+    hold: float = 1.0
+    """Pull back to the path; 0 is the paper's estimator."""
+    guide_above: float = 3.0
+    """Noise level sigma under which guidance is left out, on the path and off it."""
+    knots: int = 12
     """Knots of the path."""
     sigma_first: float = SIGMA_MAX
     """Noise level of the first knot; at most 14.6, where a_t is still large enough to divide by."""
@@ -148,14 +172,15 @@ class PathGuidance:
                 mine, now = x[k : k + size], int(t[k])
                 ahead = time_ahead(now, lowest, self.knots[0], generator)
                 path, context = self.path(views, mine)
-                n = path.noise[path.at(ahead)].expand_as(mine)
+                on_path, n = (v.expand_as(mine) for v in path.at(ahead))
                 results = []
                 for at, scale in ((now, self.setup.scale), (ahead, w2)):
                     times = torch.full_like(t[k : k + size], at)
                     z = self.schedule.add_noise(mine, n, times)
                     results.append(self.predict(z, times, views, context, scale))
                 times = t[k : k + size]
-                gs.append(dsd(results[0], results[1], mine, times, torch.full_like(times, ahead), self.schedule))
+                then = torch.full_like(times, ahead)
+                gs.append(dsd(results[0], results[1], mine, times, then, self.schedule, on_path, self.options.hold))
                 x0s.append(results[0].x0)
         return finish(self.setup, shown, x, torch.cat(gs), torch.cat(x0s))
 
@@ -163,8 +188,10 @@ class PathGuidance:
         self, z: Tensor, t: Tensor, views: Views, context: Path | None, scale: float | None = None
     ) -> Prediction:
         """The guided prediction of a set, beside the anchors of the same noise level where there is a context."""
+        if float(self.schedule.sigma(t[:1].cpu())) < self.options.guide_above:
+            scale = 1.0
         if context is None:
-            return guided_prediction(self.setup, z, t, views, self.cfg, scale)
+            return bounded(guided_prediction(self.setup, z, t, views, self.cfg, scale), z, t, self.setup.prior)
         anchors = self.sets[0]
         both = Views(
             torch.cat([anchors.azimuth.to(z.device), views.azimuth.to(z.device)]),
@@ -173,7 +200,7 @@ class PathGuidance:
         )
         state = context.state(int(t[0]), self.schedule)
         p = guided_prediction(self.setup, torch.cat([state, z]), torch.cat([t, t]), both, self.cfg, scale)
-        return Prediction(p.x0[len(z) :], p.eps[len(z) :])
+        return bounded(Prediction(p.x0[len(z) :], p.eps[len(z) :]), z, t, self.setup.prior)
 
     def path(self, views: Views, x: Tensor) -> tuple[Path, Path | None]:
         """(the path of these frames, the anchors' path for context or None); simulated when first asked for."""

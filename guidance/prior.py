@@ -82,6 +82,13 @@ class Prediction:
         return Prediction((z - schedule.s(t) * eps) / schedule.a(t), eps)
 
 
+def bounded(p: Prediction, z: Tensor, t: Tensor, prior: Prior) -> Prediction:
+    """`p` with x0 clipped to what the prior's samples can be, as samplers do; as it is where there is no bound."""
+    if prior.bound == float("inf"):
+        return p
+    return Prediction.from_x0(p.x0.clamp(-prior.bound, prior.bound), z, t, prior.schedule)
+
+
 @dataclass(frozen=True)
 class Views:
     """Where B frames are seen from. `azimuth`, `elevation`: (B,) radians. Frames come object by object:
@@ -104,6 +111,11 @@ class Prior(Protocol):
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the frames that `encode` takes."""
+        ...
+
+    @property
+    def bound(self) -> float:
+        """Largest |x0| of a sample in the space that is noised; infinity where there is none."""
         ...
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Score distillation via inversion, SDI (2405.15891): SDS whose noise is the one that leads back to the render.
 
-    kappa solves  kappa = e(a_t x + s_t kappa, t; y),  approximately: DDIM inversion of x up to t + tau under the prompt
-    with negative guidance (scale -w), plus a little fresh noise
+    kappa solves  kappa = e(a_t x + s_t kappa, t; y),  approximately: DDIM inversion of x up to t + tau under the
+    prompt with negative guidance (scale -w), plus a little fresh noise
     z_t = a_t x + s_t kappa,     g = w(t) ( e_cfg(z_t, t; w) - kappa )
 
 The inversion goes from a first knot, where a small prior's noise prediction can be believed, over about 10 t / T more:
@@ -25,7 +25,7 @@ Predict = Callable[[Tensor, Tensor], Prediction]  # z (B, C, H, W), t (B,)
 
 
 def invert(predict: Predict, x: Tensor, knots: Sequence[Tensor], schedule: NoiseSchedule) -> Tensor:
-    """kappa (B, C, H, W): the noise predicted at the last of rising `knots` (each t (B,)), on the DDIM path up from x."""
+    """kappa (B, C, H, W): the noise predicted at the last of rising `knots`, each t (B,), on the DDIM path from x."""
     z = schedule.a(knots[0]) * x
     p = predict(z, knots[0])
     for t in knots[1:]:

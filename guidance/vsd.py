@@ -2,8 +2,8 @@
 
     g = w(t) ( e_cfg(z_t, t; y) - e_q(z_t, t; y, c) )
 
-e_q is the score of the renders themselves, a LoRA of the prior trained as they come (guidance/score_model.py). With one
-object and a camera, its optimum is a point mass, whose score is the noise: VSD then is SDS. What differs from SDS is
+e_q is the score of the renders themselves, a LoRA of the prior trained as they come (guidance/score_model.py). With
+one object and a camera, its optimum is a point mass, whose score is the noise: VSD then is SDS. What differs from SDS is
 what the LoRA has not learned.
 """
 

@@ -187,7 +187,7 @@ def test_view_negatives_weights() -> None:
 
 def test_perp_neg_needs_a_negative() -> None:
     views = Views(torch.zeros(2), torch.zeros(2))
-    with pytest.raises(ValueError, match="give --guide.negative"):
+    with pytest.raises(ValueError, match=r"give --guide\.negative"):
         negatives(Cfg(kind="perp-neg"), "a bee", "", views, False)
     (one,) = negatives(Cfg(kind="perp-neg"), "a bee", "ugly", views, False)
     assert one.weights.tolist() == [-1, -1] and one.prompts == ["ugly", "ugly"]

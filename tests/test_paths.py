@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_dsd_covers_the_ring_and_sds_does_not(trial: int) -> None:
 
     def follow(x: Tensor, t: Tensor) -> Tensor:
         t_d = torch.full_like(t, time_ahead(int(t[0]), 20, 999, g))
-        noise = path.noise[path.at(int(t_d[0]))]
+        _, noise = path.at(int(t_d[0]))
         now, ahead = (predict(SD.add_noise(x, noise, at), at) for at in (t, t_d))
         return SD.s(t) ** 2 * dsd(now, ahead, x, t, t_d, SD)
 
@@ -170,7 +171,7 @@ def test_sdi_keeps_a_fixed_point_and_is_selectable() -> None:
 
 def test_knots_fall_and_stay_below_sigma_fourteen() -> None:
     knots = falling_knots(10, SD, 13.04, 0.315)
-    assert len(knots) == 10 and all(a > b for a, b in zip(knots, knots[1:], strict=False))
+    assert len(knots) == 10 and all(a > b for a, b in pairwise(knots))
     assert float(SD.sigma(torch.tensor([knots[0]]))) < 14.6
 
 

@@ -1,6 +1,6 @@
 """One cell of a comparison: a method on a prompt with a seed. Frames to measure, pictures to look at, what it cost.
 
-    image   four frames' pixels x, from the same grey noise for every method, under guidance alone: Adam on x
+    image   four frames' pixels x in [0, 1], from the same rendered grey ball, under guidance alone: Adam on x
     3d      a whole draft up to its texture (app/pipeline.py), in a run folder that `polymode generate` can repeat
     ddim    the prior's own joint sample with the direct method's numbers: the ceiling of both
 
@@ -24,21 +24,24 @@ from torch import Tensor
 from app.candidates import Shape
 from app.compare.options import DDIM, Compare, ImageRecipe
 from app.errors import CollapseError
+from app.evaluate.network import light_frames
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.views import own_cameras, prior_cameras, unit
 from app.pipeline import Clock, Job, candidate, choose_device
 from app.progress import Progress
-from app.recipes import Recipe, to_yaml
+from app.recipes import FieldRecipe, Recipe, to_yaml
 from app.runs import Run, atomic, generators, slug
 from app.stages.field import time_policy
 from app.stages.views import VIEWS, start_method
 from guidance.method import Shown
 from guidance.prior import Views
 from guidance.priors.embedded import EmbeddedPrior
-from renderers.cameras import orbit
+from renderers.cameras import make_cameras, orbit
+from renderers.fields import blob_field
+from renderers.volume import render_field
 
 REFERENCE = 1000  # seeds of the reference samples start here
-GREY, NOISE = 0.5, 0.02  # of the first pixels
+NOISE = 0.02  # of the first pixels
 TURN, TURN_SIZE = 16, 96
 
 
@@ -80,13 +83,21 @@ def frame_views(elevation: float, blind: bool) -> Views:
     return Views(azimuth, torch.full_like(azimuth, math.radians(elevation)), 1 if blind else VIEWS)
 
 
+@torch.no_grad()
+def ball_frames(recipe: FieldRecipe, views: Views, size: int, generator: torch.Generator) -> Tensor:
+    """(V, 7, size, size): the grey ball of space 3d, seen from `views`."""
+    field = blob_field(generator, recipe.resolution, blob_density=recipe.blob_density, blob_radius=recipe.blob_radius)
+    return render_field(field, make_cameras(views.azimuth, views.elevation), size, recipe.samples).frames().clamp(0, 1)
+
+
 def pixels(recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior) -> tuple[Tensor, dict[str, float]]:
     """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of the recipe's method, and its last logs."""
     streams = generators(recipe.seed)
     views = frame_views(image.elevation, recipe.guide.blind_camera)
     method = start_method(recipe, prior, image.scale, recipe.seed)
     policy = time_policy(image.anneal, image.sigma_min, image.sigma_max)
-    start = GREY + NOISE * torch.randn(VIEWS, *prior.frame_shape, generator=streams["init"])
+    start = ball_frames(recipe.field, views, prior.frame_shape[-1], streams["init"])
+    start = (start + NOISE * torch.randn(start.shape, generator=streams["init"])).clamp(0, 1)
     x = start.to(prior.device).requires_grad_(True)
     adam = torch.optim.Adam([x], lr=image.rate, betas=(0.9, 0.99), eps=1e-15)
     logs: dict[str, float] = {}
@@ -98,6 +109,8 @@ def pixels(recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior) -> tuple[Te
         if x.grad is None or not bool(torch.isfinite(x.grad).all()):
             raise CollapseError(f"{recipe.method} produced NaN at step {i}.")
         adam.step()
+        with torch.no_grad():
+            x.clamp_(0, 1)  # outside there are no pictures: a prior says nothing of use there
         logs = dict(out.logs)
     return x.detach().cpu(), logs
 
@@ -113,9 +126,8 @@ def make_cell(a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPr
             d = a.direct
             frames = sample_prompt(prior, prompt, Sampling(4, d.steps, d.scale, d.guide_above, d.elevation), seed)[0]
         elif a.space == "image":
-            raw, logs = pixels(a.recipe(prompt, method, seed), a.image, prior)
-            extra = {"clipped": float(((raw < 0) | (raw > 1)).float().mean()), "logs": logs}
-            frames = raw.clamp(0, 1)
+            frames, logs = pixels(a.recipe(prompt, method, seed), a.image, prior)
+            extra = {"logs": logs}
         else:
             frames, judged, turntable = grow(a, prompt, method, seed, prior, clock)
     except CollapseError as e:
@@ -144,7 +156,7 @@ def grow(
     shutil.rmtree(run.checkpoints)  # the cell's file replaces them; config.yaml repeats the run
     run.checkpoints.mkdir()
     frames = shape.frames(prior_cameras().to(job.device), prior.frame_shape[-1]).cpu()
-    turntable = shape.frames(orbit(TURN, math.radians(15), device=job.device), TURN_SIZE)[:, :3].cpu()
+    turntable = light_frames(shape.frames(orbit(TURN, math.radians(15), device=job.device), TURN_SIZE))[:, :3].cpu()
     # moved to the unit sphere for the evaluator; a colour that is a function of points is asked before the move
     color = shape.color if isinstance(shape.color, Tensor) else shape.texture(shape.vertices)
     centred = Shape(unit(shape.vertices), shape.faces, color, shape.texture)

@@ -1,8 +1,9 @@
-"""`polymode compare`: make every cell that is not on disk yet, measure them all, write report.html and results.json."""
+"""`polymode compare`: make every cell that is not on disk yet, measure them, write report.html and results.json."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -138,4 +139,13 @@ def run_compare(a: Compare) -> int:
         bar.set_postfix_str(f"{prompt} · {method} · {seed}")
         bar.update(1)
     bar.close()
+    from app.compare.report import report, text_table
+
+    results = report(a, prior)
+    files = {"report": str(a.out / "report.html"), "results": str(a.out / "results.json")}
+    if a.json:
+        kept = {k: results[k] for k in ("summary", "paired", "base")}
+        sys.stdout.write(json.dumps({"status": "done", **files, **kept}, ensure_ascii=False, indent=1) + "\n")
+    else:
+        sys.stdout.write(text_table(results["summary"]) + f"\n{files['report']}\n{files['results']}\n")
     return 0

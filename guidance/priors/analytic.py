@@ -75,6 +75,11 @@ class AnalyticPrior:
     images: bool = False
     name: str = "analytic"
 
+    @property
+    def bound(self) -> float:
+        """1 for pictures; infinity in a toy's plane."""
+        return 1.0 if self.images else float("inf")
+
     def encode(self, frames: Tensor) -> Tensor:
         """(B, C, H, W) frames to x of the same shape: the identity, or 2 x - 1 with `images`."""
         return 2 * frames - 1 if self.images else frames

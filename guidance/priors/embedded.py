@@ -35,7 +35,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class EmbeddedCondition:
-    """`text`: (1, L, 384) for all frames, or (B, L, 384); `camera`: (B, 16), or None for a view-blind condition; V frames an object.
+    """`text`: (1, L, 384) for all frames, or (B, L, 384); `camera`: (B, 16), or None for a view-blind condition; V
+    frames an object.
     `picture`: (objects, 7, S, S) in [-1, 1] and its camera vectors (objects, 16), or None."""
 
     text: TextEmbedding
@@ -87,6 +88,10 @@ class EmbeddedPrior:
         return self._schedule
 
     @property
+    def bound(self) -> float:
+        return 1.0
+
+    @property
     def frame_shape(self) -> tuple[int, int, int]:
         return (CHANNELS, self.config["size"], self.config["size"])
 
@@ -117,8 +122,8 @@ class EmbeddedPrior:
     def condition(
         self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None
     ) -> EmbeddedCondition:
-        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text; a sequence is a prompt a
-        frame. With a `picture`, the views are relative to it; ValueError without views, or with several prompts."""
+        """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text; a sequence is a prompt
+        a frame. With a `picture`, the views are relative to it; ValueError without views, or with several prompts."""
         text = self.text(prompt)
         if picture is not None and len(text.mask) > 1:
             raise ValueError("A picture goes with one prompt, not with a prompt a frame.")
