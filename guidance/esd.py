@@ -51,17 +51,18 @@ class ScoreGuidance:
     def step(self, shown: Shown, generator: torch.Generator) -> Guided:
         x, t = encoded(self.setup, shown)
         with torch.no_grad():
-            z = self.setup.prior.schedule.add_noise(x, draw_noise(x, generator, self.setup.frames_per_noise), t)
+            noise = draw_noise(x, generator, self.setup.frames_per_noise)
+            z = self.setup.prior.schedule.add_noise(x, noise, t)
         loss = self.score.learn(x.detach(), shown.views)
-        pre, q = self.pair(z, t, shown.views)
+        pre, q = self.pair(z, noise, t, shown.views)
         return finish(self.setup, shown, x, pre.eps - q, pre.x0, {"score_loss": loss})
 
     @torch.no_grad()
-    def pair(self, z: Tensor, t: Tensor, views: Views) -> tuple[Prediction, Tensor]:
-        """(the teacher's mixture, the online score's mixture as eps), each (B, C, H, W)."""
+    def pair(self, z: Tensor, noise: Tensor, t: Tensor, views: Views) -> tuple[Prediction, Tensor]:
+        """(the teacher's mixture, the online score's mixture as eps), each (B, C, H, W); z was noised by `noise`."""
         setup, entropy = self.setup, self.entropy
         pre = guided_prediction(setup, z, t, views, self.cfg)
-        camera = self.score.predict(z, t, views).eps
+        camera = torch.lerp(self.score.predict(z, t, views).eps, noise, self.score.options.known)
         if entropy == 0:
             return pre, camera
         if not setup.asked.blind:

@@ -90,9 +90,10 @@ class RatioGuidance:
         setup = self.setup
         x, t = encoded(setup, shown)
         with torch.no_grad():
-            z = setup.prior.schedule.add_noise(x, draw_noise(x, generator, setup.frames_per_noise), t)
+            noise = draw_noise(x, generator, setup.frames_per_noise)
+            z = setup.prior.schedule.add_noise(x, noise, t)
         loss = self.pair.score.learn(x.detach(), shown.views)
-        pre, q = self.pair.pair(z, t, shown.views)
+        pre, q = self.pair.pair(z, noise, t, shown.views)
         self.grow(shown.views)
         self.learn(x.detach(), t)
         r = self.ratio(z, t)

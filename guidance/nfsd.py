@@ -37,8 +37,9 @@ def nfsd(scale: float, sigma_noisy: float) -> Callable[[Evidence], Tensor]:
 class NFSD:
     """Noise-free score distillation. Without a negative prompt it takes words for bad quality."""
 
-    sigma_noisy: float = 0.572
-    """Noise level sigma from which the negative prompt's prediction is subtracted (Stable Diffusion's t = 200)."""
+    sigma_noisy: float = 2.0
+    """Noise level sigma from which the negative prompt's prediction is subtracted (the paper's t = 200 is 0.572 of
+    Stable Diffusion's: far too late for frames of 64 pixels)."""
 
     def start(self, setup: Setup) -> Guidance:
         return OneNoise(setup, nfsd(setup.scale, self.sigma_noisy), setup.asked.negative or UGLY)

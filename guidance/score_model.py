@@ -5,7 +5,7 @@
 The prediction type and the loss weight are the prior's own; both predictions are turned into eps before they are
 subtracted. In a share `drop` of the updates the camera is withheld (frames one by one), which makes the score of the
 view-marginal, e_q(z | no camera), that ESD needs. The LoRA starts as the prior itself (B = 0), is warmed on the first
-renders, then follows them with at least two updates a step.
+renders, then follows them with at least one update a step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class LoRA:
     """Rank of the LoRA on every attention projection."""
     rate: float = 1e-3
     """AdamW's learning rate."""
-    updates: int = 2
+    updates: int = 1
     """Updates a step."""
+    known: float = 0.5
+    """Share of the noise, the optimum of one object's score at one camera, in that score; 0 is the papers'."""
     warm: int = 20
     """Updates on the first renders, before the first gradient."""
     drop: float = 0.1

@@ -1,10 +1,11 @@
 """Variational score distillation, VSD (ProlificDreamer, 2305.16213).
 
-    g = w(t) ( e_cfg(z_t, t; y) - e_q(z_t, t; y, c) )
+    g = w(t) ( e_cfg(z_t, t; y) - e_q ),   e_q = (1 - known) e_lora(z_t, t; y, c) + known eps
 
-e_q is the score of the renders themselves, a LoRA of the prior trained as they come (guidance/score_model.py). With
-one object and a camera, its optimum is a point mass, whose score is the noise: VSD then is SDS. What differs from SDS is
-what the LoRA has not learned.
+e_lora is the score of the renders themselves, a LoRA of the prior trained as they come (guidance/score_model.py).
+With one object and a camera the score it learns is that of a point mass, the noise: at its optimum VSD is SDS, and
+what differs from SDS is what the LoRA has not learned. A small LoRA does not learn all that pixels can do, and where
+it is blind nothing pulls them back: a share `known` of the optimum (0 in the paper) keeps that pull.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from guidance.priors.analytic import AnalyticPrior, Mixture, denoise, empirical
 from guidance.sample import slerp
 from guidance.schedule import DreamTime
 from guidance.sds import sds_eps
-from guidance.ssd import SIGMA_M, seeking, ssd
+from guidance.ssd import seeking, ssd
 from guidance.view_words import view_negatives, view_word, with_view_words
 
 SD, COSINE = scaled_linear_schedule(), squared_cosine_schedule()
@@ -60,7 +60,7 @@ def evidence(
 def test_above_m_ssd_is_csd_and_below_it_is_orthogonal_to_the_noise_with_the_norm_of_h() -> None:
     t = torch.tensor([900, 50, 500, 150])
     e = evidence(t, gaussian(0.0, 0.5), gaussian(-1.0, 1.0))
-    g, h = ssd(SIGMA_M)(e), csd(e)
+    g, h = ssd(M)(e), csd(e)
     assert torch.equal(g[[0, 2]], h[[0, 2]])
     low = [1, 3]
     assert dot(g, e.noise)[low].abs().max() < 1e-9
@@ -94,7 +94,7 @@ def test_r_estimates_the_optimal_control_variate(t: int, expected: float) -> Non
 def test_ssd_does_not_mix_the_batch_and_is_homogeneous() -> None:
     t = torch.tensor([50, 150, 900])
     e = evidence(t, gaussian(0.0, 0.5), gaussian(-1.0, 1.0))
-    together = ssd(SIGMA_M)(e)
+    together = ssd(M)(e)
     for i in range(3):
         one = slice(i, i + 1)
 
@@ -102,9 +102,9 @@ def test_ssd_does_not_mix_the_batch_and_is_homogeneous() -> None:
             return Prediction(p.x0[one], p.eps[one])
 
         alone = Evidence(e.x[one], e.z[one], e.noise[one], t[one], SD, cut(e.cond), cut(e.uncond), cut(e.guided))
-        torch.testing.assert_close(ssd(SIGMA_M)(alone)[0], together[i], rtol=1e-12, atol=0)
+        torch.testing.assert_close(ssd(M)(alone)[0], together[i], rtol=1e-12, atol=0)
     double = [Prediction(2 * p.x0, 2 * p.eps) for p in (e.cond, e.uncond, e.guided)]
-    torch.testing.assert_close(ssd(SIGMA_M)(Evidence(e.x, e.z, e.noise, t, SD, *double)), 2 * together)
+    torch.testing.assert_close(ssd(M)(Evidence(e.x, e.z, e.noise, t, SD, *double)), 2 * together)
 
 
 # --- CSD and NFSD ---

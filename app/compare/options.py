@@ -19,9 +19,9 @@ DDIM = "ddim"  # the row of the prior's own samples
 class ImageRecipe:
     """Space image: four frames' pixels, under guidance alone."""
 
-    steps: int = 100
+    steps: int = 50
     """Optimisation steps."""
-    rate: float = 0.03
+    rate: float = 0.04
     """Adam's learning rate of the pixels."""
     scale: float = 5.0
     """Classifier-free guidance scale, Form A."""
