@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from app.export.glb import read_glb
+from app.methods import METHODS
 
 SHORT = [
     "--field.steps",
@@ -179,3 +180,17 @@ def test_models_list_and_doctor_report_this_installation() -> None:
     doctor = polymode("doctor")
     assert doctor.returncode == 0, doctor.stdout
     assert "CPU kernels compile and run" in doctor.stdout and "weights complete" in doctor.stdout
+
+
+TINY = ["--field.steps", "3", "--refine.steps", "2", "--mesh.faces", "500", "--mesh.resolution", "32"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_an_asset(method: str, tmp_path: Path) -> None:
+    small = ["--texture.size", "128", "--dsd.knots", "3", "--vsd.lora.warm", "1", "--esd.lora.warm", "1"]
+    out = tmp_path / "run"
+    result = polymode("generate", "a key", "--method", method, *TINY, *small, "--out", str(out), "--json")
+    assert result.returncode == 0, result.stderr
+    metadata = json.loads(result.stdout)["metadata"]
+    assert metadata["frame_forwards"] >= 5 * 8 and read_glb(out / "mesh.glb").faces.numel() > 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["method"] == method

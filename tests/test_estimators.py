@@ -23,6 +23,7 @@ from guidance.view_words import view_negatives, view_word, with_view_words
 
 SD, COSINE = scaled_linear_schedule(), squared_cosine_schedule()
 D = (1, 8, 8)  # 64 numbers
+M = 0.572  # of SSD and NFSD: the paper's t = 200
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

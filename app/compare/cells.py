@@ -42,7 +42,7 @@ from renderers.volume import render_field
 
 REFERENCE = 1000  # seeds of the reference samples start here
 NOISE = 0.02  # of the first pixels
-TURN, TURN_SIZE = 16, 96
+TURN = 16
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,9 @@ def grow(
     shutil.rmtree(run.checkpoints)  # the cell's file replaces them; config.yaml repeats the run
     run.checkpoints.mkdir()
     frames = shape.frames(prior_cameras().to(job.device), prior.frame_shape[-1]).cpu()
-    turntable = light_frames(shape.frames(orbit(TURN, math.radians(15), device=job.device), TURN_SIZE))[:, :3].cpu()
+    turntable = light_frames(shape.frames(orbit(TURN, math.radians(15), device=job.device), prior.frame_shape[-1]))[
+        :, :3
+    ].cpu()
     # moved to the unit sphere for the evaluator; a colour that is a function of points is asked before the move
     color = shape.color if isinstance(shape.color, Tensor) else shape.texture(shape.vertices)
     centred = Shape(unit(shape.vertices), shape.faces, color, shape.texture)

@@ -75,11 +75,16 @@ def picture(made: Made) -> bytes | None:
     return buffer.getvalue()
 
 
-def image(data: bytes | None, title: str) -> str:
+def width_of(a: Compare, method: str) -> int:
+    """Pixels of a cell's picture: a turntable, or four frames side by side."""
+    return 128 if a.space == "3d" and method != DDIM else 256
+
+
+def image(data: bytes | None, title: str, width: int = 256) -> str:
     if data is None:
         return '<div class="bad">nothing</div>'
     code = base64.b64encode(data).decode()
-    return f'<img src="data:image/webp;base64,{code}" alt="{html.escape(title)}">'
+    return f'<img src="data:image/webp;base64,{code}" width="{width}" alt="{html.escape(title)}">'
 
 
 def number(value: Sequence[float] | None, scale: float, digits: int) -> str:
@@ -116,12 +121,12 @@ def paired_table(rows: dict[str, dict[str, Any]]) -> str:
     return table(["method", *names], body)
 
 
-def figure(cell: Cell, data: bytes | None) -> str:
+def figure(cell: Cell, data: bytes | None, width: int) -> str:
     if cell.collapsed is not None:
         text = f'<span class="bad">{html.escape(cell.collapsed)}</span>'
     else:
         text = f"seed {cell.seed} · rank {cell.rank} · margin {cell.margin:+.2f}"
-    return f"<figure>{image(data, f'{cell.method} {cell.seed}')}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{image(data, f'{cell.method} {cell.seed}', width)}<figcaption>{text}</figcaption></figure>"
 
 
 def together(group: Group) -> dict[int, list[int]]:
@@ -153,7 +158,8 @@ def html_report(
         parts.append(f"<h2>{html.escape(prompt)}</h2>")
         rows = []
         for g in (g for g in groups if g.prompt == prompt):
-            figures = [figure(by_key[prompt, g.method, s], pictures[prompt, g.method, s]) for s in range(a.seeds)]
+            found = [(by_key[prompt, g.method, n], pictures[prompt, g.method, n]) for n in range(a.seeds)]
+            figures = [figure(c, data, width_of(a, g.method)) for c, data in found]
             rows.append([f"<b>{html.escape(g.method)}</b>", "".join(figures)])
         parts.append(table(["method", "seeds"], rows))
     parts.append("<h2>Collapse report</h2><p>Seeds that ended in the same mode, prompt by prompt.</p>")
@@ -162,7 +168,8 @@ def html_report(
         if shared:
             parts.append(f"<h3>{html.escape(g.prompt)} · {html.escape(g.method)}</h3>")
             for seeds in shared.values():
-                inside = "".join(image(pictures[g.prompt, g.method, s], f"seed {s}") for s in seeds)
+                width = width_of(a, g.method)
+                inside = "".join(image(pictures[g.prompt, g.method, n], f"seed {n}", width) for n in seeds)
                 parts.append(f'<div class="pair">seeds {", ".join(map(str, seeds))}{inside}</div>')
     return "\n".join(parts) + "\n"
 
