@@ -149,7 +149,7 @@ def toy_a(n: int = 512, steps: int = 2000) -> None:
     rows["SDS, w 7.5, linear"] = method(SDS(), 7.5, LINEAR)
     rows["SDS, w 7.5, sqrt"] = method(SDS(), 7.5, SQRT)
     rows["CSD, linear"] = method(CSD(), 7.5, LINEAR)
-    rows["SDI, w 7.5, linear"] = method(SDI(sigma_first=0.05), 7.5, LINEAR)
+    rows["SDI, w 7.5, linear"] = method(SDI(inversion_scale=0, sigma_first=0.05), 7.5, LINEAR)
     rows["DSD, w 1, sqrt"] = run(of_path(prior, 1.0, 1.0, n), SQRT)
     rows["DSD, w 7.5, w2 7.5, sqrt"] = run(of_path(prior, 7.5, 7.5, n), SQRT)
     rows["DSD, w 7.5, w2 7.5, hold 1, sqrt"] = run(of_path(prior, 7.5, 7.5, n, 1.0), SQRT)

@@ -43,8 +43,9 @@ def sdi(guided: Prediction, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Te
 class SDI:
     """Score distillation via inversion."""
 
-    inversion_scale: float = 0.0
-    """Guidance scale of the inversion, Form A; 0 stands for minus the stage's scale, as in the paper."""
+    inversion_scale: float = 1.0
+    """Guidance scale of the inversion, Form A; 0 stands for minus the stage's scale, the paper's, which on a small
+    prior leads to noise that no picture has."""
     steps: int = 10
     """Knots of an inversion up to the largest time step; fewer below, in proportion."""
     sigma_first: float = 0.315
