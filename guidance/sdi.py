@@ -1,7 +1,7 @@
 """Score distillation via inversion, SDI (2405.15891): SDS whose noise is the one that leads back to the render.
 
     kappa solves  kappa = e(a_t x + s_t kappa, t; y),  approximately: DDIM inversion of x up to t + tau under the
-    prompt with negative guidance (scale -w), plus a little fresh noise
+    prompt (in the paper with negative guidance, scale -w), plus a little fresh noise
     z_t = a_t x + s_t kappa,     g = w(t) ( e_cfg(z_t, t; w) - kappa )
 
 The inversion goes from a first knot, where a small prior's noise prediction can be believed, over about 10 t / T more:
