@@ -33,14 +33,16 @@ from app.recipes import FieldRecipe, Recipe, to_yaml
 from app.runs import Run, atomic, generators, slug
 from app.stages.field import time_policy
 from app.stages.views import VIEWS, start_method
-from guidance.method import Shown
+from guidance.bank import sample_bank
+from guidance.direct import to_frames
+from guidance.method import Asked, Shown
 from guidance.prior import Views
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import make_cameras, orbit
 from renderers.fields import blob_field
 from renderers.volume import render_field
 
-REFERENCE = 1000  # seeds of the reference samples start here
+REFERENCE = 1000  # seed of the reference samples
 NOISE = 0.02  # of the first pixels
 TURN = 16
 
@@ -166,7 +168,9 @@ def grow(
 
 
 def reference_frames(a: Compare, prompt: str, prior: EmbeddedPrior) -> Tensor:
-    """(reference * 4, 7, 64, 64): samples of the prompt that are in no row of the table."""
-    d = a.direct
-    how = Sampling(4, d.steps, d.scale, d.guide_above, d.elevation)
-    return torch.cat([sample_prompt(prior, prompt, how, REFERENCE + k)[0] for k in range(a.reference)])
+    """(reference * 4, 7, 64, 64): the prompt's bank, samples that are in no row of the table."""
+    d, one = a.direct, frame_views(a.direct.elevation, False)
+    azimuth, elevation = (x.repeat(a.reference).to(prior.device) for x in (one.azimuth, one.elevation))
+    views = Views(azimuth, elevation, VIEWS)
+    generator = torch.Generator().manual_seed(REFERENCE)
+    return to_frames(sample_bank(prior, Asked(prompt), views, generator, d.steps, d.scale, d.guide_above)).cpu()
