@@ -37,7 +37,7 @@ def nfsd(scale: float, sigma_noisy: float) -> Callable[[Evidence], Tensor]:
 class NFSD:
     """Noise-free score distillation. Without a negative prompt it takes words for bad quality."""
 
-    sigma_noisy: float = 2.0
+    sigma_noisy: float = 1.2
     """Noise level sigma from which the negative prompt's prediction is subtracted (the paper's t = 200 is 0.572 of
     Stable Diffusion's: far too late for frames of 64 pixels)."""
 
