@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guidance.direct import joint_conditions, prior_score
-from guidance.prior import Prior
+from guidance.prior import Picture, Prior
 from renderers.cameras import Cameras, orbit
 from renderers.mesh import render_mesh
 from renderers.raster import make_context
@@ -34,6 +34,8 @@ class Shape:
     color: Tensor | Callable[[Tensor], Tensor]
     texture: Callable[[Tensor], Tensor]
     attributes: Tensor | None = None
+    light: Tensor | None = None
+    """(K, 1, S, S) in the pictures it was made from."""
 
     @torch.no_grad()
     def frames(self, cameras: Cameras, size: int) -> Tensor:
@@ -68,11 +70,14 @@ def fusion_residual(shape: Shape, frames: Tensor, cameras: Cameras) -> float:
     return float((off[:, :3].mean() + off[:, 3:4].mean() + off[:, 4:].mean()) / 3)
 
 
-def own_score(prior: Prior, prompt: str, shape: Shape, seed: int) -> float:
-    """`prior_score` of four renders, 90 degrees apart from the front; the noise follows from `seed` alone."""
+def own_score(
+    prior: Prior, prompt: str, shape: Shape, seed: int, picture: Picture | None = None, front: float = 0.0
+) -> float:
+    """`prior_score` of four renders, 90 degrees apart from the front; the noise follows from `seed` alone. `front`:
+    azimuth (radians) of the `picture` that the prior is told of."""
     cameras = orbit(SCORE_VIEWS, math.radians(SCORE_ELEVATION), device=shape.vertices.device)
     frames = shape.frames(cameras, prior.frame_shape[-1])
-    conditions = joint_conditions(prior, prompt, cameras.azimuth, cameras.elevation)
+    conditions = joint_conditions(prior, prompt, cameras.azimuth - front, cameras.elevation, picture)
     return prior_score(prior, frames, conditions, torch.Generator().manual_seed(seed))
 
 

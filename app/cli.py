@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `polymode compare`, `polymode evaluate`, `polymode models list`, `polymode
-doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `polymode reconstruct`, `polymode compare`, `polymode evaluate`, `polymode
+models list`, `polymode doctor`. Flags come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -17,18 +18,41 @@ from app import STARTED
 from app.compare.options import Compare
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.evaluate.options import Evaluate
-from app.recipes import Recipe, check, load_recipe, preset
+from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset
+
+if TYPE_CHECKING:
+    from app.pipeline import Clock
+    from app.runs import Run
 
 
 @dataclass(frozen=True)
 class Generate:
     """Turn a prompt into a textured GLB, a turntable and a contact sheet, in a run folder of their own."""
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: Recipe(""))
+    prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROMPT")] = ""
+    """What to make, in English."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     out: Path | None = None
     """The run folder: new or empty. Default: runs/PROMPT-TIME."""
     resume: Path | None = None
     """Continue the run in this folder with its own config.yaml; other flags are not allowed beside it."""
+    json: bool = False
+    """Print the result, or the error, as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Turn one picture of an object, or several, into a textured GLB, a turntable and a contact sheet."""
+
+    pictures: tyro.conf.Positional[tuple[Path, ...]]
+    """PNG, JPEG or WebP files of one object. The first is the front."""
+    prompt: str = ""
+    """What it is, in English; may be left out."""
+    options: Annotated[PictureRecipe, tyro.conf.arg(name="")] = field(default_factory=PictureRecipe)
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: picture_preset("draft"))
+    out: Path | None = None
+    """The run folder: new or empty. Default: runs/PROMPT-TIME, or runs/PICTURE-TIME. `polymode generate --resume`
+    continues it."""
     json: bool = False
     """Print the result, or the error, as one JSON object on stdout."""
 
@@ -56,12 +80,10 @@ def _emit(value: Any) -> None:
 
 
 def run_generate(a: Generate) -> int:
-    from app.progress import Progress
     from app.runs import Run, create_run
 
     if a.resume is not None:
-        given = dataclasses.replace(a.recipe, prompt="")
-        if a.recipe.prompt or a.out is not None or given != preset(a.recipe.preset):
+        if a.prompt or a.out is not None or a.recipe != preset(a.recipe.preset):
             raise UsageError(
                 "--resume continues a run as it was configured; give no prompt and no other settings beside it."
             )
@@ -73,22 +95,46 @@ def run_generate(a: Generate) -> int:
         if not run.checkpoints.is_dir() or not run.previews.is_dir():
             raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
     else:
-        recipe = dataclasses.replace(a.recipe, prompt=a.recipe.prompt.strip())
+        recipe = dataclasses.replace(a.recipe, prompt=a.prompt.strip())
         check(recipe)
         run = None
+    clock = ready(recipe)
+    return finish(recipe, run or create_run(recipe, a.out), clock, a.json)
+
+
+def run_reconstruct(a: Reconstruct) -> int:
+    from app.reconstruct import picture_recipe, prepare
+
+    recipe = dataclasses.replace(a.recipe, prompt=a.prompt, picture=a.options)
+    recipe = picture_recipe(recipe, len(a.pictures))
+    clock = ready(recipe)
+    with clock.part("pictures_in"):
+        run = prepare(a.pictures, recipe, a.out)
+    return finish(recipe, run, clock, a.json)
+
+
+def ready(recipe: Recipe) -> Clock:
+    """Refuse what cannot run before anything is written. The run's clock."""
     from app.models import require
-    from app.pipeline import Clock, choose_device, folder_of, generate, stage_count
+    from app.pipeline import Clock, choose_device
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED
     choose_device(recipe.device)
     require(recipe.prior)
-    run = run or create_run(recipe, a.out)
+    return clock
+
+
+def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
+    """Run it, and say what came out."""
+    from app.pipeline import folder_of, generate, stage_count
+    from app.progress import Progress
+
     progress = Progress(stages=stage_count(recipe))
     progress.say(f"Run folder: {run.folder}")
     result = generate(recipe, run, progress, clock)
     files = folder_of(run)
-    if a.json:
+    if as_json:
         _emit({"status": "done", "folder": str(run.folder), "files": files, "metadata": result})
     else:
         m = result["mesh"]
@@ -123,21 +169,26 @@ def run_doctor(a: Doctor) -> int:
     return 3 if any(f.ok is False for f in findings) else 0
 
 
-def default_recipe(argv: list[str]) -> Recipe:
-    """The preset's recipe, so that --preset sets the defaults of the flags beside it."""
+def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
+    """The preset's recipe, by `of`, so that --preset sets the defaults of the flags beside it."""
     name = "draft"
     for i, word in enumerate(argv):
         if word == "--preset" and i + 1 < len(argv):
             name = argv[i + 1]
         elif word.startswith("--preset="):
             name = word.split("=", 1)[1]
-    return preset(name)
+    return of(name)
 
 
-def parse(argv: list[str]) -> Generate | Compare | Evaluate | Models | Doctor:
-    generate = Generate(recipe=default_recipe(argv) if argv[:1] == ["generate"] else Recipe(""))
+def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Models | Doctor:
+    generate, reconstruct = Generate(), Reconstruct(())
+    if argv[:1] == ["generate"]:
+        generate = Generate(recipe=default_recipe(argv, preset))
+    if argv[:1] == ["reconstruct"]:
+        reconstruct = Reconstruct((), recipe=default_recipe(argv, picture_preset))
     kind = (
         Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
+        | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct", default=reconstruct)]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Models, tyro.conf.subcommand("models")]
@@ -154,6 +205,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         a = parse(argv)
         if isinstance(a, Generate):
             code = run_generate(a)
+        elif isinstance(a, Reconstruct):
+            code = run_reconstruct(a)
         elif isinstance(a, Compare):
             from app.compare.command import run_compare
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual, own_score
-from app.errors import CollapseError, MissingError, UserError
+from app.errors import CollapseError, MissingError, UsageError, UserError
 from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
@@ -30,6 +30,9 @@ from app.export.video import VideoError, contact_sheet, turntable
 from app.methods import DIRECT
 from app.models import load_prior, weights_folder
 from app.optimize import Optimization, StepResult, Timings, optimize
+from app.pictures.intake import References, load, read, write
+from app.pictures.place import estimate_azimuths
+from app.pictures.report import reproduction
 from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import Run, generators
@@ -37,14 +40,16 @@ from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
-from app.stages.sample import direct_cameras, sample
+from app.stages.reference import Anchor, light_of, unlit
+from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
+from guidance.prior import Picture, UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known
 from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.mesh import vertex_normals
-from renderers.raster import make_context
+from renderers.raster import RasterizeCpuContext, make_context
 from renderers.remesh import remesh
 
 
@@ -101,7 +106,10 @@ def generate(recipe: Recipe, run: Run, progress: Progress, clock: Clock | None =
     clock = clock or Clock()
     with cancellation() as stopped:
         try:
-            return _generate(recipe, run, progress, clock, stopped)
+            try:
+                return _generate(recipe, run, progress, clock, stopped)
+            except UnfitPicture as e:
+                raise UsageError(str(e)) from e
         except UserError as e:
             run.event("stopped", exit_code=e.exit_code, reason=str(e))
             run.write_json(
@@ -117,31 +125,62 @@ def _generate(
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
     with clock.part("load"):
         prior = load_prior(recipe.prior, device)
-    progress.say(
-        f"{recipe.prompt!r} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}"
-    )
+    wanted = repr(recipe.prompt) if recipe.prompt else f"{recipe.picture.count} picture(s)"
+    progress.say(f"{wanted} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
     known = load_known(weights_folder(recipe.prior))
-    known = None if known is None else familiarity(known, prior.encoder, recipe.prompt)
+    known = None if known is None or not recipe.prompt else familiarity(known, prior.encoder, recipe.prompt)
     if known is not None:
         progress.say(known.sentence(prior.name))
     job = Job(recipe, run, progress, clock, stopped, prior, device)
+    if recipe.picture.count:
+        job.references = references(job)
     candidates = [candidate(job, k, seed) for k, seed in enumerate(candidate_seeds(recipe.seed, recipe.best_of))]
     best = choose(candidates)
     shape = candidates[best].shape
     assert shape is not None
 
-    charts = export(recipe, run, progress, clock, shape)
+    charts, reproduced = export(job, shape)
     result = metadata(recipe, clock, prior, job.loops) | {"status": "done"}
     result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
         for i, c in enumerate(candidates)
     ]
+    if job.references is not None:
+        rows = zip(read(run), reproduced, strict=True)
+        result["pictures"] = [dataclasses.asdict(p) | r for p, r in rows]
     if known is not None:
         result["familiarity"] = dataclasses.asdict(known)
     run.write_json("metadata.json", result)
     run.event("done", seconds=round(clock.total(), 2))
     return result
+
+
+def references(job: Job) -> References:
+    """The run's pictures; those that nobody placed are placed by the prior first (app/pictures/place.py)."""
+    size = job.prior.frame_shape[-1]
+    found, posed = load(job.run, size, job.device), read(job.run)
+    unknown = [k for k, p in enumerate(posed) if p.azimuth is None]
+    for p in posed:
+        if p.cropped:
+            job.progress.say(f"{p.source}: the object reaches the picture's edge, so a part of it is missing.")
+    if unknown:
+        with job.clock.part("place"):
+            generator = generators(job.recipe.seed)["init"]
+            placed = estimate_azimuths(job.prior, job.recipe.prompt, found, unknown, generator)
+        posed = [
+            dataclasses.replace(p, azimuth=round(math.degrees(placed.get(k, 0.0)), 1)) if k in placed else p
+            for k, p in enumerate(posed)
+        ]
+        write(job.run, posed)
+        found = load(job.run, size, job.device)
+    for p in posed:
+        how = ", ".join(p.estimated)
+        job.progress.say(
+            f"{p.source}: background {p.background}, azimuth {p.azimuth:g}°, elevation {p.elevation:g}°"
+            + (f" ({how} estimated)" if how else "")
+        )
+    return found
 
 
 @dataclass
@@ -156,6 +195,11 @@ class Job:
     prior: EmbeddedPrior
     device: torch.device
     loops: list[Timings] = field(default_factory=list)
+    references: References | None = None
+
+    def told(self) -> Picture | None:
+        """The pictures, for the prior."""
+        return None if self.references is None else self.references.picture()
 
     def loop(self, stage: str, state: Optimization, steps: int, step: Callable[[int], StepResult]) -> None:
         """Run a stage, from its checkpoint if there is one."""
@@ -186,10 +230,12 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
     streams = generators(seed)
     try:
         if recipe.method == DIRECT:
-            shape, residual = direct(job, tag, streams)
+            shape, residual, _ = direct(job, tag, streams)
+        elif recipe.init == DIRECT:
+            start, _, target = direct(job, tag, streams)
+            shape, residual = distil(job, tag, seed, streams, start, target), None
         else:
-            start = direct(job, tag, streams)[0] if recipe.init == DIRECT else None
-            shape, residual = distil(job, tag, seed, streams, start), None
+            shape, residual = distil(job, tag, seed, streams), None
     except CollapseError as e:
         if recipe.best_of == 1:
             raise
@@ -198,7 +244,8 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
     if recipe.best_of == 1:
         return Candidate(seed, shape, residual)
     with job.clock.part("candidates"):
-        score = own_score(job.prior, recipe.prompt, shape, recipe.seed)
+        front = 0.0 if job.references is None else float(job.references.cameras.azimuth[0])
+        score = own_score(job.prior, recipe.prompt, shape, recipe.seed, job.told(), front)
         pictures = shape.frames(orbit(4, math.radians(20), device=job.device), 96)
         job.run.candidates.mkdir(exist_ok=True)
         save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
@@ -206,20 +253,48 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
     return Candidate(seed, shape, residual, score)
 
 
-def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float]:
-    """Joint frames, fused. Returns the shape and its fusion residual."""
-    recipe, r = job.recipe, job.recipe.direct
-    cameras = direct_cameras(r, job.device)
+def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float, Tensor | None]:
+    """Joint frames, fused. Returns the shape, its fusion residual and, of pictures, their views without light
+    (K, 7, S, S)."""
+    recipe, r, pictures = job.recipe, job.recipe.direct, job.references
+    cameras = direct_cameras(r, job.device, None if pictures is None else pictures.cameras)
     frames, timings = sample(
-        job.run, f"sample{tag}", r, job.prior, recipe.prompt, cameras, streams["noise"], job.progress, job.stopped
+        job.run,
+        f"sample{tag}",
+        r,
+        job.prior,
+        recipe.prompt,
+        cameras,
+        streams["noise"],
+        job.progress,
+        job.stopped,
+        pictures,
     )
     job.loops.append(timings)
-    shape = fuse(job, tag, frames, cameras, streams)
-    return shape, fusion_residual(shape, frames, cameras)
+    if pictures is None:
+        shape = fuse(job, tag, frames, cameras, streams)
+        return shape, fusion_residual(shape, frames, cameras), None
+    which = picture_views(cameras, pictures.cameras)
+    light = light_of(pictures.frames, frames[which])
+    frames[which, :4] = unlit(pictures.frames, light)[:, :4]
+    weights = torch.ones(len(cameras), device=job.device)
+    weights[which] = recipe.picture.weight_view
+    shape = fuse(job, tag, frames, cameras, streams, weights / weights.mean(), unlit(pictures.fine, light))
+    shape = dataclasses.replace(shape, light=light)
+    return shape, fusion_residual(shape, frames, cameras), frames[which]
 
 
-def fuse(job: Job, tag: str, frames: Tensor, cameras: Cameras, streams: dict[str, torch.Generator]) -> Shape:
-    """Frames (V, 7, S, S) -> visual hull -> fitted mesh -> projected colour."""
+def fuse(
+    job: Job,
+    tag: str,
+    frames: Tensor,
+    cameras: Cameras,
+    streams: dict[str, torch.Generator],
+    weights: Tensor | None = None,
+    fine: Tensor | None = None,
+) -> Shape:
+    """Frames (V, 7, S, S) -> visual hull -> fitted mesh -> projected colour. `weights` (V,) of the views; `fine`
+    (K, 7, F, F): the pictures without light."""
     recipe, r = job.recipe, job.recipe.direct
     with job.clock.part("hull"):
         hull = hull_mesh(frames, cameras, r, recipe.mesh.keep)
@@ -231,26 +306,40 @@ def fuse(job: Job, tag: str, frames: Tensor, cameras: Cameras, streams: dict[str
             length = round_length(vertices, faces, r, k, pixel_size(frames, cameras))
             vertices, faces = remesh(vertices, faces, length)
         state = start_fuse(vertices, faces, r, streams)
-        job.loop(f"fuse{k + 1}{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r, k))
+        job.loop(f"fuse{k + 1}{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r, k, weights))
         vertices = state.parameters["vertices"].detach()
     with job.clock.part("project"):
         vertices, faces = finish(vertices, faces, recipe.mesh)
         projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
+        if fine is not None and job.references is not None:
+            over = make_projector(fine, job.references.cameras, vertices, faces, r.sharpness, r.level)
+            projector = dataclasses.replace(projector, over=over)
         colors = vertex_colors(projector, vertices, faces)
         attributes = torch.cat([vertex_normals(vertices, faces), colors], 1)
         return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
-def distil(job: Job, tag: str, seed: int, streams: dict[str, torch.Generator], start: Shape | None) -> Shape:
-    """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`."""
+def distil(
+    job: Job,
+    tag: str,
+    seed: int,
+    streams: dict[str, torch.Generator],
+    start: Shape | None = None,
+    target: Tensor | None = None,
+) -> Shape:
+    """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`. `target` (K, 7, S, S): the
+    pictures without light, which then supervise their views."""
     recipe, prior, blind = job.recipe, job.prior, job.recipe.guide.blind_camera
+    told, anchor = job.told(), None
+    if target is not None and job.references is not None:
+        anchor = Anchor(job.references.cameras, target, recipe.picture)
     ball = None
     if start is not None:
         assert isinstance(start.color, Tensor)
         ball = field_of_mesh(start.vertices, start.faces, start.color, recipe.field.resolution)
     grown, state = start_field(recipe.field, streams, job.device, ball)
-    method = start_method(recipe, prior, recipe.field.scale, seed)
-    step = field_step(grown, state, recipe.field, prior, method, blind)
+    method = start_method(recipe, prior, recipe.field.scale, seed, told)
+    step = field_step(grown, state, recipe.field, prior, method, blind, anchor)
     job.loop(f"field{tag}", state, recipe.field.steps, step)
 
     with job.clock.part("mesh"):
@@ -265,15 +354,19 @@ def distil(job: Job, tag: str, seed: int, streams: dict[str, torch.Generator], s
 
     solid, state = start_refine(vertices, grown, recipe.refine, streams)
     if recipe.refine.steps:
-        method = start_method(recipe, prior, recipe.refine.scale, seed)
-        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind)
+        method = start_method(recipe, prior, recipe.refine.scale, seed, told)
+        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
         job.loop(f"refine{tag}", state, recipe.refine.steps, step)
         vertices = (vertices + state.parameters["offsets"]).detach()
-    return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach())
+    light = None if start is None else start.light
+    return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach(), light=light)
 
 
-def export(recipe: Recipe, run: Run, progress: Progress, clock: Clock, shape: Shape) -> int:
-    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts."""
+def export(job: Job, shape: Shape) -> tuple[int, list[dict[str, float]]]:
+    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
+    well each picture is reproduced."""
+    recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
+    reproduced: list[dict[str, float]] = []
     bar = progress.stage("texture", 4)
     context = make_context(shape.vertices.device)
     with clock.part("unwrap"):
@@ -291,15 +384,18 @@ def export(recipe: Recipe, run: Run, progress: Progress, clock: Clock, shape: Sh
     bar.update(3)
     with clock.part("pictures"):
         asset = read_glb(glb)
-        picture_context = make_context("cpu")
+        picture_context = RasterizeCpuContext()
         contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
         try:
             turntable(picture_context, asset, run.folder / "turntable.mp4")
         except VideoError as e:
             raise MissingError(f"{e} The mesh is in {glb}; reinstall imageio-ffmpeg for the turntable.") from e
+        if job.references is not None and shape.light is not None:
+            sheet = run.pictures / "compare.png"
+            reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)
     bar.close()
-    return unwrapped.charts
+    return unwrapped.charts, reproduced
 
 
 def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: list[Timings]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from tyro.conf import Positional, arg
+from tyro.conf import Suppress, arg
 
 from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
@@ -24,6 +24,7 @@ PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
 ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
+BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 MAX_PROMPT = 500
 
 
@@ -175,11 +176,37 @@ class TextureRecipe:
 
 
 @dataclass(frozen=True)
+class PictureRecipe:
+    """What `polymode reconstruct` does with pictures."""
+
+    background: str = "auto"
+    """How the object is cut out: auto, alpha (its own transparency), key (a background of one colour), grabcut, rembg
+    (needs that extra), none (the whole picture)."""
+    azimuth: tuple[float, ...] = ()
+    """Where each picture was taken from, in degrees: 0 the front, growing towards the object's +X side. Not given, the
+    first is the front, and others are estimated."""
+    elevation: tuple[float, ...] = ()
+    """How far from above, in degrees. Not given, it is estimated."""
+    rembg_model: str = ""
+    """rembg: a local ONNX file, instead of its own model."""
+    weight_color: float = 4.0
+    """Distillation: weight of the picture's colours, beside one frame's guidance."""
+    weight_alpha: float = 8.0
+    """Distillation: weight of the picture's silhouette."""
+    weight_end: float = 0.5
+    """Distillation: share of both that is left at the last step."""
+    weight_view: float = 3.0
+    """Direct: how many sampled views a picture counts as when vertices are fitted."""
+    count: Annotated[int, Suppress] = 0
+    """Pictures in the run's folder."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All of a run: what config.yaml holds, and what repeats it."""
 
-    prompt: Annotated[Positional[str], arg(metavar="PROMPT")]
-    """What to make, in English."""
+    prompt: Annotated[str, Suppress] = ""
+    """What to make, in English; may be empty where there is a picture."""
     preset: str = "draft"
     """draft, standard or high: sets every number below that is not given."""
     prior: str = "embedded"
@@ -201,6 +228,7 @@ class Recipe:
     mesh: MeshRecipe = dataclasses.field(default_factory=MeshRecipe)
     refine: RefineRecipe = dataclasses.field(default_factory=RefineRecipe)
     direct: DirectRecipe = dataclasses.field(default_factory=DirectRecipe)
+    picture: Annotated[PictureRecipe, Suppress] = dataclasses.field(default_factory=PictureRecipe)
     texture: TextureRecipe = dataclasses.field(default_factory=TextureRecipe)
 
 
@@ -229,10 +257,23 @@ def preset(name: str, prompt: str = "") -> Recipe:
     raise UsageError(f"Unknown preset {name!r}; choose {_either(PRESETS)}.")
 
 
+def picture_preset(name: str) -> Recipe:
+    """The recipe of a preset for `polymode reconstruct`: direct, or distillation that starts from it and must not lose
+    it."""
+    r = preset(name)
+    return dataclasses.replace(
+        r,
+        method=DIRECT,
+        direct=dataclasses.replace(r.direct, scale=1.0),
+        field=dataclasses.replace(r.field, steps=r.field.steps // 2, scale=2.0, sigma_max=1.5),
+        refine=dataclasses.replace(r.refine, scale=2.0),
+    )
+
+
 def check(recipe: Recipe) -> None:
     """UsageError, in one sentence, for anything that could not run."""
     prompt = recipe.prompt.strip()
-    if not prompt:
+    if not prompt and not recipe.picture.count:
         raise UsageError('The prompt is empty; say what to make, for instance "a red mushroom".')
     if len(prompt) > MAX_PROMPT:
         raise UsageError(f"The prompt has {len(prompt)} characters; the limit is {MAX_PROMPT}, so shorten it.")
@@ -245,6 +286,7 @@ def check(recipe: Recipe) -> None:
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.init, INITS, "init"),
         (recipe.guide.weight, tuple(WEIGHTS), "weight"),
+        (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.guide.cfg.kind, KINDS, "kind of classifier-free guidance"),
     ):
         if value not in allowed:
@@ -253,6 +295,9 @@ def check(recipe: Recipe) -> None:
         raise UsageError(f"The seed {recipe.seed} is out of range; use 0 to 2^63 - 1.")
     if recipe.method == DIRECT and recipe.init != "ball":
         raise UsageError("--method direct starts from nothing; leave --init out, or choose another method.")
+    if recipe.picture.count and (recipe.guide.blind_camera or recipe.guide.view_words):
+        raise UsageError("A picture needs a prior that knows cameras; leave --guide.blind-camera and view-words out.")
+    p = recipe.picture
     f, m, r, d, t = recipe.field, recipe.mesh, recipe.refine, recipe.direct, recipe.texture
     if d.views not in (4, 8):
         raise UsageError(f"--direct.views {d.views} is not possible; use 4 or 8.")
@@ -286,6 +331,10 @@ def check(recipe: Recipe) -> None:
         ("direct.smoothness", d.smoothness, 0, 10_000),
         ("direct.sharpness", d.sharpness, 0, 64),
         ("texture.size", t.size, 128, 8192),
+        ("weight-color", p.weight_color, 0, 1e4),
+        ("weight-alpha", p.weight_alpha, 0, 1e4),
+        ("weight-end", p.weight_end, 0, 1),
+        ("weight-view", p.weight_view, 0, 100),
     ):
         if not low <= value <= high:
             raise UsageError(f"--{name} {value} is out of range; use {low} to {high}.")
@@ -297,7 +346,14 @@ def _either(names: typing.Iterable[str]) -> str:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML has."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -325,6 +381,11 @@ def _build(kind: Any, data: Any) -> Any:
             values[name] = _build(hint, value)
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
+        elif typing.get_origin(hint) is tuple:
+            of = typing.get_args(hint)[0]
+            if not isinstance(value, list) or not all(isinstance(v, (of, int)) for v in value):
+                raise TypeError(f"{name} must be a list of {of.__name__}, got {value!r}")
+            values[name] = tuple(of(v) for v in value)
         elif type(value) is hint:
             values[name] = value
         else:

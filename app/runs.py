@@ -68,6 +68,11 @@ class Run:
         return self.folder / "previews"
 
     @property
+    def pictures(self) -> Path:
+        """What a reconstruction starts from; made when the first is written."""
+        return self.folder / "pictures"
+
+    @property
     def candidates(self) -> Path:
         """Thumbnails of --best-of; made when the first is written."""
         return self.folder / "candidates"
@@ -103,14 +108,15 @@ class Run:
             raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
 
 
-def create_run(recipe: Recipe, out: Path | None) -> Run:
-    """A new folder with config.yaml in it. UsageError if `out` holds anything already, or cannot be written."""
+def create_run(recipe: Recipe, out: Path | None, name: str = "") -> Run:
+    """A new folder with config.yaml in it, called after the prompt, or `name`. UsageError if `out` holds anything
+    already, or cannot be written."""
     if out is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        out, n = Path("runs") / f"{slug(recipe.prompt)}-{stamp}", 1
+        out, n = Path("runs") / f"{slug(recipe.prompt or name)}-{stamp}", 1
         while out.exists():
             n += 1
-            out = Path("runs") / f"{slug(recipe.prompt)}-{stamp}-{n}"
+            out = Path("runs") / f"{slug(recipe.prompt or name)}-{stamp}-{n}"
     if out.exists() and not out.is_dir():
         raise UsageError(f"The output {out} is a file; give a new folder with --out.")
     try:

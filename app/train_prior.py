@@ -6,7 +6,6 @@ Wires the training pack and the snapshot renderer to guidance/priors/embedded_tr
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +13,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
 from app.augment import PALETTE, Mesh, article, can_recolor, mirrored, recolored, reworded
 from app.lowpoly import Pack, family_weights, load_pack, split_families
-from guidance.priors.embedded_train import TrainConfig, TrainState, load_checkpoint, new_state, train
+from app.photograph import misframed, photograph, ragged
+from guidance.priors.embedded_sets import TrainConfig
+from guidance.priors.embedded_train import TrainState, load_checkpoint, new_state, train
 from guidance.priors.text import TextEmbedding, TextEncoder
 from renderers.cameras import make_cameras
 from renderers.snapshot import compile_kernels, snapshots
@@ -37,6 +36,10 @@ class Augment:
     """Reflected left to right."""
     reword: bool = True
     """30 % of the captions in other words."""
+    reframe: float = 0.0
+    """Standard deviation of a picture's scale (log) and, halved, of its place (in halves of the picture)."""
+    ragged: float = 0.0
+    """Share of the pictures that were cut out a pixel too wide or too narrow."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,10 @@ class PackSource:
         return frames, [self.pack.rows[i]["captions"][0] for i in indices]
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        return photograph(frames, generator)
+        taken = photograph(frames, generator)
+        if self.augment.ragged:
+            taken = ragged(taken, self.augment.ragged, generator)
+        return misframed(taken, self.augment.reframe, generator) if self.augment.reframe else taken
 
     def text(self, captions: list[str]) -> TextEmbedding:
         missing = [c for c in dict.fromkeys(captions) if c not in self.embeddings]
@@ -143,52 +149,6 @@ class PackSource:
             tokens[k, : len(r)] = r.float()
             mask[k, : len(r)] = True
         return TextEmbedding(tokens, mask)
-
-
-def photograph(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """What a user's cut-out photograph would look like: random light, a soft shadow edge, exposure, colour
-    temperature, JPEG noise.
-
-    frames (B, 7, S, S) in [0, 1] -> the same shape: lit RGB on mid-grey, alpha as it was, normals mid-grey.
-    """
-    b, _, size, _ = frames.shape
-    alpha = frames[:, 3:4]
-    base = (frames[:, :3] - (1 - alpha) * 0.5) / alpha.clamp(min=1e-3)
-    normal = frames[:, 4:] * 2 - 1
-    u = torch.rand(b, 8, generator=generator)
-    light = torch.stack([u[:, 0] * 2 - 1, u[:, 1] * 1.3 - 0.3, 0.2 + u[:, 2]], 1)
-    light = light / light.norm(dim=1, keepdim=True)
-    lambert = (normal * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
-    ambient = (0.35 + 0.6 * u[:, 3])[:, None, None, None]
-    shade = ambient + (1.25 - ambient) * lambert
-    ramp = torch.linspace(-1, 1, size)
-    angle = u[:, 4] * 6.2832
-    edge = (
-        angle.cos()[:, None, None] * ramp
-        + angle.sin()[:, None, None] * ramp[:, None]
-        + (u[:, 5] * 2 - 0.6)[:, None, None]
-    )
-    shadow = 1 - 0.4 * (u[:, 5] < 0.4)[:, None, None] * torch.sigmoid(-6 * edge)
-    warm = (u[:, 6] - 0.5) * 0.2
-    tint = torch.stack([1 + warm, torch.ones_like(warm), 1 - warm], 1)[:, :, None, None]
-    exposure = (2 ** (u[:, 7] - 0.5))[:, None, None, None]
-    linear = base.clamp(0, 1) ** 2.2 * shade * shadow[:, None] * tint * exposure
-    rgb = linear.clamp(0, 1) ** (1 / 2.2) * alpha + 0.5 * (1 - alpha)
-    quality = torch.randint(40, 96, (b,), generator=generator).tolist()
-    pixels = (rgb.permute(0, 2, 3, 1).numpy() * 255 + 0.5).astype(np.uint8)
-    rgb = (
-        torch.from_numpy(np.stack([_jpeg(p, q) for p, q in zip(pixels, quality, strict=True)]))
-        .permute(0, 3, 1, 2)
-        .float()
-        / 255
-    )
-    return torch.cat([rgb * (alpha > 0) + 0.5 * (alpha <= 0), alpha, torch.full_like(normal, 0.5)], 1)
-
-
-def _jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
 
 
 def main() -> None:

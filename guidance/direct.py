@@ -21,17 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidance.prior import Prior, Views
+from guidance.method import Asked
+from guidance.prior import Picture, Prior, Views
 from guidance.sample import ddim_sample
 
 SCORE_SIGMAS = (0.5, 1.0, 2.0, 4.0)
 
 
-def joint_conditions(prior: Prior, prompt: str, azimuth: Tensor, elevation: Tensor) -> tuple[Any, Any]:
+def joint_conditions(
+    prior: Prior, prompt: str, azimuth: Tensor, elevation: Tensor, picture: Picture | None = None
+) -> tuple[Any, Any]:
     """(conditional, unconditional) for one object's V frames, denoised together. `azimuth`, `elevation`: (V,)
-    radians."""
-    views = Views(azimuth, elevation, len(azimuth))
-    return prior.condition(prompt, views), prior.condition("", views)
+    radians, relative to the `picture` where there is one."""
+    return Asked(prompt, picture=picture).pair(prior, Views(azimuth, elevation, len(azimuth)))
 
 
 def sample_frames(
@@ -44,16 +46,19 @@ def sample_frames(
     scale: float,
     on_step: Callable[[int, Tensor], None] | None = None,
     guide_above: float = 0.0,
+    picture: Picture | None = None,
+    known: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Frames (V, C, H, W) in [0, 1] of one object, from start noise of that shape; `scale` is Form A's w, at noise
     levels above `guide_above`.
 
-    `on_step(i, frames)` sees each step's clean prediction and may raise to stop. The prior's own space must be
-    2 x - 1 of its frames, as in every prior of frames.
+    `known(frames)` puts what is known of the frames into each prediction. `on_step(i, frames)` sees each step's clean
+    prediction and may raise to stop. The prior's own space must be 2 x - 1 of its frames, as in every prior of frames.
     """
-    conditions = joint_conditions(prior, prompt, azimuth, elevation)
+    conditions = joint_conditions(prior, prompt, azimuth, elevation, picture)
+    put = None if known is None else lambda x0: prior.encode(known(to_frames(x0)))
     watch = None if on_step is None else lambda i, x0: on_step(i, to_frames(x0))
-    return to_frames(ddim_sample(prior, conditions, noise, steps, scale, watch, guide_above))
+    return to_frames(ddim_sample(prior, conditions, noise, steps, scale, watch, guide_above, put))
 
 
 def to_frames(x0: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from guidance.cfg import Cfg, CfgState, negatives, start_cfg
 from guidance.clip import clip_elements, clip_pixels
 from guidance.inject import inject
-from guidance.prior import NoiseSchedule, Prediction, Prior, Views
+from guidance.prior import NoiseSchedule, Picture, Prediction, Prior, Views
 from guidance.schedule import Weight, s2_weight
 from guidance.view_words import with_view_words
 
@@ -34,13 +34,15 @@ class UnfitMethod(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the prior is told. `blind`: no cameras, frames are denoised one by one (the view-blind 2D prior).
-    `view_words`: "front view" and so on joins the prompt by azimuth; for blind priors."""
+    """What the prior is told. `blind`: no cameras, frames are denoised one by one (the view-blind 2D prior), which are
+    not told of a picture either. `view_words`: "front view" and so on joins the prompt by azimuth; for blind priors.
+    `picture`: of the object that is wanted; views are relative to it."""
 
     prompt: str
     negative: str = ""
     blind: bool = False
     view_words: bool = False
+    picture: Picture | None = None
 
     def views(self, views: Views) -> Views | None:
         """What the prior is told of the views: None where it is blind."""
@@ -48,10 +50,13 @@ class Asked:
 
     def condition(self, prior: Prior, prompt: str, views: Views) -> Any:
         """The condition of `prompt` for frames seen from `views`."""
-        return prior.condition(with_view_words(prompt, views) if self.view_words else prompt, self.views(views))
+        words = with_view_words(prompt, views) if self.view_words else prompt
+        if self.picture is None or self.blind:
+            return prior.condition(words, self.views(views))
+        return prior.condition(words, views, self.picture)
 
     def pair(self, prior: Prior, views: Views) -> tuple[Any, Any]:
-        """(conditional, unconditional)."""
+        """(conditional, unconditional): the latter knows neither prompt nor picture."""
         return self.condition(prior, self.prompt, views), prior.condition("", self.views(views))
 
 

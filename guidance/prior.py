@@ -99,6 +99,21 @@ class Views:
     frames_per_object: int = 1
 
 
+@dataclass(frozen=True)
+class Picture:
+    """K pictures of one object, what a user has. `frames`: (K, C, H, W) in [0, 1], the prior's own frame shape: lit
+    RGB on mid-grey, alpha, and mid-grey where the prior wants what nobody photographs. `azimuth`: (K,) radians, 0 the
+    first. `elevation`: (K,) radians, or None for unknown."""
+
+    frames: Tensor
+    azimuth: Tensor
+    elevation: Tensor | None = None
+
+
+class UnfitPicture(ValueError):
+    """A prior cannot be told of a picture; one sentence what, one what to do."""
+
+
 class Prior(Protocol):
     """A frozen diffusion model of frames. Conditions are opaque: made by `condition`, handed back to `predict`."""
 
@@ -122,9 +137,10 @@ class Prior(Protocol):
         """Differentiable map from frames (B, C, H, W) in [0, 1] to the space that is noised."""
         ...
 
-    def condition(self, prompt: str | Sequence[str], views: Views | None) -> Any:
+    def condition(self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None) -> Any:
         """The condition for frames seen from `views`; an empty prompt is the unconditional one. A sequence is a prompt
-        a frame."""
+        a frame. With a `picture`, of every object alike, the views' azimuths are relative to its first; UnfitPicture
+        where the prior takes none."""
         ...
 
     def predict(self, z: Tensor, t: Tensor, conditions: Sequence[Any]) -> list[Prediction]:

@@ -33,11 +33,13 @@ def ddim_sample(
     scale: float = 3.0,
     on_step: Callable[[int, Tensor], None] | None = None,
     guide_above: float = 0.0,
+    known: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Samples x0 (B, C, H, W) in the prior's own space from start noise (B, C, H, W).
 
     `conditions`: (conditional, unconditional). `scale`: Form A, at noise levels sigma of at least
-    `guide_above`; 1 below. `on_step(i, x0)` sees each prediction.
+    `guide_above`; 1 below. `on_step(i, x0)` sees each prediction. `known(x0)` puts what is known into
+    it first, as in inpainting by replacement (2011.13456).
     """
     z, schedule = noise, prior.schedule
     x0 = noise
@@ -50,6 +52,8 @@ def ddim_sample(
         else:
             guided = cfg(*prior.predict(z, t, list(conditions)), scale=scale)
         x0 = guided.x0.clamp(-1, 1)
+        if known is not None:
+            x0 = known(x0)
         if on_step is not None:
             on_step(i, x0)
         if i + 1 < len(ts):

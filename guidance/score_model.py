@@ -66,7 +66,8 @@ class OnlineScore:
         self.done = 0
 
     def _condition(self, views: Views | None):
-        return self.prior.condition(self.setup.asked.prompt, views)
+        asked = self.setup.asked
+        return self.prior.condition(asked.prompt, views, None if views is None else asked.picture)
 
     def predict(self, z: Tensor, t: Tensor, views: Views | None) -> Prediction:
         """e_q(z | views), or of the view-marginal where `views` is None; no gradient."""

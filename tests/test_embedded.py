@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from guidance.errors import MissingWeights
-from guidance.prior import Views
-from guidance.priors.embedded import EmbeddedPrior, Picture
+from guidance.prior import Picture, UnfitPicture, Views
+from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.embedded_network import build_network, camera_vector, predict_x0, widen
+from guidance.priors.embedded_sets import TrainConfig, draw_batch
 from guidance.priors.embedded_train import (
-    TrainConfig,
-    draw_batch,
     load_checkpoint,
     new_state,
     save_checkpoint,
@@ -69,7 +68,7 @@ class ToySource:
         return self._render(indices, azimuth, elevation, size), [self.captions[i] for i in indices]
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        from app.train_prior import photograph
+        from app.photograph import photograph
 
         return photograph(frames, generator)
 
@@ -144,23 +143,28 @@ def test_predicting_two_conditions_at_once_equals_one_at_a_time(prior: EmbeddedP
     assert (both[0].x0 - both[1].x0).abs().max() > 1e-4, "the text must matter"
 
 
-def test_a_picture_joins_its_object_as_one_more_frame(prior: EmbeddedPrior) -> None:
+def test_pictures_join_every_object_as_more_frames(prior: EmbeddedPrior) -> None:
     views = Views(torch.arange(8) * math.pi / 2, torch.zeros(8), 4)
     g = torch.Generator().manual_seed(4)
     frames = torch.rand(2, 7, 32, 32, generator=g)
     z, t = torch.randn(8, 7, 32, 32, generator=g), torch.full((8,), 700)
-    c, u = prior.condition("a car", views, Picture(frames)), prior.condition("", views)
+    azimuth = torch.tensor([0.0, 1.0])
+    c, u = prior.condition("a car", views, Picture(frames, azimuth)), prior.condition("", views)
     before = prior.usage.frame_forwards
     both = prior.predict(z, t, [c, u])
-    assert prior.usage.frame_forwards - before == 10 + 8
+    assert prior.usage.frame_forwards - before == 12 + 8
     torch.testing.assert_close(both[1].x0, prior.predict(z, t, [u])[0].x0, atol=1e-4, rtol=1e-4)
-    other = frames.clone()
-    other[1] = 1 - other[1]
-    changed = prior.predict(z, t, [prior.condition("a car", views, Picture(other))])[0].x0
-    moved = (changed - both[0].x0).abs().amax((1, 2, 3))
-    assert (moved[:4] < 1e-5).all() and (moved[4:] > 1e-6).all(), "each object sees its own picture"
-    with pytest.raises(ValueError, match="views"):
-        prior.condition("a car", None, Picture(frames))
+    for k in (0, 1):
+        other = frames.clone()
+        other[k] = 1 - other[k]
+        changed = prior.predict(z, t, [prior.condition("a car", views, Picture(other, azimuth))])[0].x0
+        assert ((changed - both[0].x0).abs().amax((1, 2, 3)) > 1e-6).all(), "every object sees both pictures"
+    turned = prior.predict(z, t, [prior.condition("a car", views, Picture(frames, 2 * azimuth))])[0].x0
+    assert ((turned - both[0].x0).abs().amax((1, 2, 3)) > 1e-7).all(), "where the second is from matters"
+    with pytest.raises(UnfitPicture, match="views"):
+        prior.condition("a car", None, Picture(frames, azimuth))
+    with pytest.raises(UnfitPicture, match="one prompt"):
+        prior.condition(["a car"] * 8, views, Picture(frames, azimuth))
 
 
 def test_encode_refuses_other_shapes_and_decode_inverts_it(prior: EmbeddedPrior) -> None:

@@ -13,7 +13,8 @@ import torch
 
 from app.augment import PALETTE, SYNONYMS, dominant_group, mirrored, reworded
 from app.lowpoly import Pack, family_weights, load_pack, split_families
-from app.train_prior import Augment, PackSource, photograph
+from app.photograph import photograph
+from app.train_prior import Augment, PackSource
 from guidance.priors.text import TextEncoder
 from tests.objects import OBJECTS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.embedded_train import TrainConfig, new_state
+from guidance.priors.embedded_sets import TrainConfig
+from guidance.priors.embedded_train import new_state
 from guidance.priors.text import TextEncoder
 
 

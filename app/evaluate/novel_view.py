@@ -16,9 +16,9 @@ from torch import Tensor
 from app.evaluate.statistics import mean_interval, psnr, ssim
 from app.evaluate.views import coloured_frames
 from app.lowpoly import Pack, split_families
-from app.train_prior import photograph
-from guidance.prior import Views
-from guidance.priors.embedded import EmbeddedPrior, Picture
+from app.photograph import photograph
+from guidance.prior import Picture, Views
+from guidance.priors.embedded import EmbeddedPrior
 from guidance.sample import ddim_sample
 from renderers.cameras import make_cameras
 
@@ -42,7 +42,10 @@ def novel_views(
         true = coloured_frames(pack.mesh(index), make_cameras(azimuth, elevation))
         picture = photograph(true[:1], generator)
         views = Views(torch.tensor(RELATIVE), elevation[1:], len(RELATIVE))
-        conditions = prior.condition("", views, Picture(picture, elevation[:1])), prior.condition("", views)
+        conditions = (
+            prior.condition("", views, Picture(picture, torch.zeros(1), elevation[:1])),
+            prior.condition("", views),
+        )
         noise = torch.randn(len(RELATIVE), *prior.frame_shape, generator=generator)
         sampled = prior.decode(ddim_sample(prior, conditions, noise.to(prior.device), steps, scale)).cpu()
         answers = {

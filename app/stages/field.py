@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.optimize import Optimization, StepResult
 from app.recipes import FieldRecipe
+from app.stages.reference import Anchor
 from app.stages.views import VIEWS, camera_sets, guided
 from guidance.method import Guidance
 from guidance.prior import Prior
@@ -79,8 +80,10 @@ def field_step(
     prior: Prior,
     method: Guidance,
     blind: bool = False,
+    anchor: Anchor | None = None,
 ) -> Callable[[int], StepResult]:
-    """The stage's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one."""
+    """The stage's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one. `anchor`:
+    what a picture wants of its view."""
     state.guidance = method
     policy = time_policy(recipe.anneal, recipe.sigma_min, recipe.sigma_max)
     size = prior.frame_shape[-1]
@@ -98,6 +101,9 @@ def field_step(
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         smooth = recipe.smooth_density * smoothness(field.raw_density)
         smooth = smooth + recipe.smooth_color * smoothness(field.raw_color)
+        if anchor is not None:
+            mine = render_field(field, anchor.cameras, size, recipe.samples, jitter[: len(anchor.cameras)], occupancy)
+            smooth = smooth + anchor.loss(mine, i / recipe.steps)
         return guided(method, cameras, rendered, t, i / recipe.steps, g["noise"], smooth, seconds, blind)
 
     return step

@@ -137,15 +137,23 @@ def start_fuse(
 
 
 def fuse_step(
-    faces: Tensor, frames: Tensor, cameras: Cameras, state: Optimization, recipe: DirectRecipe, r: int
+    faces: Tensor,
+    frames: Tensor,
+    cameras: Cameras,
+    state: Optimization,
+    recipe: DirectRecipe,
+    r: int,
+    weights: Tensor | None = None,
 ) -> Callable[[int], StepResult]:
-    """`step(i)` of round r."""
+    """`step(i)` of round r. `weights` (V,): how much each view counts, 1 on average."""
     vertices = state.parameters["vertices"]
     context = make_context(vertices.device)
     topology = antialias_construct_topology_hash(faces)
     pairs = neighbours(topology)
     grey = torch.full_like(vertices, 0.5)
     alpha, normal = frames[:, 3:4], 2 * frames[:, 4:7] - 1
+    w = torch.ones(1, device=vertices.device) if weights is None else weights
+    w = w[:, None, None, None]
 
     def step(i: int) -> StepResult:
         fall = recipe.rate_end / recipe.rate
@@ -154,8 +162,8 @@ def fuse_step(
         start = time.perf_counter()
         rendered = render_mesh(context, vertices, faces, cameras, frames.shape[-1], grey, topology)
         seconds = time.perf_counter() - start
-        off_alpha = (rendered.alpha - alpha).abs().mean()
-        off_normal = (rendered.normal - normal).abs().sum(1).mean()
+        off_alpha = (w * (rendered.alpha - alpha).abs()).mean()
+        off_normal = (w * (rendered.normal - normal).abs().sum(1, keepdim=True)).mean()
         bend = bending(vertices, faces, pairs)
         loss = recipe.weight_alpha * off_alpha + recipe.weight_normal * off_normal + recipe.weight_bend * bend
         logs = {

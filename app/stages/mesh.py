@@ -16,6 +16,7 @@ from torch import Tensor
 from app.errors import CollapseError
 from app.optimize import Optimization, StepResult
 from app.recipes import MeshRecipe, RefineRecipe
+from app.stages.reference import Anchor
 from app.stages.views import VIEWS, camera_sets, guided
 from guidance.method import Guidance
 from guidance.prior import Prior
@@ -67,8 +68,10 @@ def refine_step(
     prior: Prior,
     method: Guidance,
     blind: bool = False,
+    anchor: Anchor | None = None,
 ) -> Callable[[int], StepResult]:
-    """The refinement's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one."""
+    """The refinement's `step(i)`; the method's state joins the stage's. `blind`: frames are denoised one by one.
+    `anchor`: what a picture wants of its view."""
     state.guidance = method
     policy = LinearAnneal(recipe.sigma_min, recipe.sigma_max)
     size = prior.frame_shape[-1]
@@ -85,6 +88,9 @@ def refine_step(
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         bending = torch.sparse.mm(laplacian, vertices + offsets).square().sum(1).mean()
         smooth = recipe.laplacian * bending + recipe.smooth_color * smoothness(solid.raw_color)
+        if anchor is not None:
+            mine = render_mesh(context, vertices + offsets, faces, anchor.cameras, size, solid.color_at, topology)
+            smooth = smooth + anchor.loss(mine, i / recipe.steps)
         return guided(method, cameras, rendered, t, i / recipe.steps, g["noise"], smooth, seconds, blind)
 
     return step

@@ -34,6 +34,7 @@ from renderers.raster import make_context
 FEATHER = 2.0  # pixels inside a silhouette from where a view counts fully
 THIN = 0.02  # and what it counts on the edge itself: thin parts have nothing else
 SPREAD = 0.05
+BEFORE = 30.0  # weight of a picture beside that of a sampled frame
 UNSURE = 0.02  # weight of the spread vertex colours beside the views' in the texture
 DEPTH_SIZE = 256
 DEPTH_BIAS = 0.04  # world units: how far behind the first surface a point still counts as seen
@@ -50,6 +51,8 @@ class Projector:
     edge: Tensor
     depth: Tensor
     sharpness: float
+    over: Projector | None = None
+    """Pictures that come before these frames wherever they see a point well."""
 
     def observe(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """(colour (N, 3), sum of weights (N,)) at surface points (N, 3) with unit normals (N, 3); colour 0 where
@@ -66,8 +69,13 @@ class Projector:
         inside = (look(self.edge)[:, 0] / FEATHER).clamp(THIN, 1)
         weight = visible * cosine.clamp(min=0) ** self.sharpness * inside
         total = weight.sum(0)
-        mean = (weight[:, None] * look(self.color)).sum(0) / total.clamp(min=1e-12)
-        return mean.T, total
+        mean = ((weight[:, None] * look(self.color)).sum(0) / total.clamp(min=1e-12)).T
+        if self.over is None:
+            return mean, total
+        color, first = self.over.observe(points, normals)
+        first = BEFORE * first
+        share = (first / (first + total).clamp(min=1e-12))[:, None]
+        return share * color + (1 - share) * mean, first + total
 
 
 def without_background(frames: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +13,35 @@ from torch import Tensor
 from app.errors import Cancelled
 from app.export.preview import save_png
 from app.optimize import PREVIEWS, Timings
+from app.pictures.intake import References
 from app.progress import Progress
 from app.recipes import DirectRecipe
 from app.runs import Run
 from guidance.direct import sample_frames
 from guidance.prior import Prior
-from renderers.cameras import Cameras, orbit
+from renderers.cameras import Cameras, make_cameras, orbit
+
+LOW, HIGH = math.radians(-10), math.radians(45)  # what the prior was trained on
 
 
-def direct_cameras(recipe: DirectRecipe, device: torch.device | str = "cpu") -> Cameras:
-    """The views, from the front, 360°/views apart, at one elevation."""
-    return orbit(recipe.views, math.radians(recipe.elevation), device=device)
+def direct_cameras(
+    recipe: DirectRecipe, device: torch.device | str = "cpu", pictures: Cameras | None = None
+) -> Cameras:
+    """The views, from the front, 360°/views apart, at one elevation. With `pictures`: from the first one and at its
+    elevation, then those of the others."""
+    if pictures is None:
+        return orbit(recipe.views, math.radians(recipe.elevation), device=device)
+    around = torch.arange(recipe.views, device=device) * (2 * math.pi / recipe.views)
+    elevation = pictures.elevation[0].clamp(LOW, HIGH).expand(recipe.views - 1)
+    return make_cameras(
+        torch.cat([pictures.azimuth[0] + around, pictures.azimuth[1:]]),
+        torch.cat([pictures.elevation[:1], elevation, pictures.elevation[1:]]),
+    )
+
+
+def picture_views(cameras: Cameras, pictures: Cameras) -> list[int]:
+    """Which of `direct_cameras`' views the pictures are."""
+    return [0, *range(len(cameras) - len(pictures) + 1, len(cameras))]
 
 
 def sample(
@@ -35,8 +54,10 @@ def sample(
     generator: torch.Generator,
     progress: Progress,
     stopped: Callable[[], bool],
+    references: References | None = None,
 ) -> tuple[Tensor, Timings]:
-    """Frames (V, C, H, W) in [0, 1], read from the run's checkpoint where they are already drawn.
+    """Frames (V, C, H, W) in [0, 1], read from the run's checkpoint where they are already drawn. With `references`
+    the prior is told of the pictures, and their silhouettes are put into their views.
 
     Previews show the clean predictions. A cancelled sampling (Cancelled) starts again when resumed: it takes seconds.
     """
@@ -61,20 +82,39 @@ def sample(
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
     noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
+    told: dict[str, Any] = {}
+    azimuth = cameras.azimuth
+    if references is not None:
+        azimuth = azimuth - references.cameras.azimuth[0]
+        which = picture_views(cameras, references.cameras)
+        told = {"picture": references.picture(), "known": lambda f: with_silhouettes(f, references.frames, which)}
     frames = sample_frames(
         prior,
         prompt,
-        cameras.azimuth,
+        azimuth,
         cameras.elevation,
         noise,
         recipe.steps,
         recipe.scale,
         on_step,
         recipe.guide_above,
+        **told,
     )
     run.save_checkpoint(stage, {"frames": frames}, recipe.steps)
     bar.close()
     return frames, Timings(loop=time.perf_counter() - begin)
+
+
+def with_silhouettes(frames: Tensor, pictures: Tensor, which: list[int]) -> Tensor:
+    """Frames (V, 7, S, S) with the alpha of the pictures (K, 7, S, S) in the views `which`, nothing around it, and a
+    picture's own colours where the frame had none."""
+    out = frames.clone()
+    mine, alpha = frames[which], pictures[:, 3:4]
+    had = (mine[:, 3:4] / alpha.clamp(min=1e-3)).clamp(0, 1)  # how much of the silhouette was there already
+    color = torch.where(alpha > 0, mine[:, :3] * had + pictures[:, :3] * (1 - had), mine[:, :3])
+    color = 0.5 + (color - 0.5) * (alpha > 0)
+    out[which] = torch.cat([color, alpha, 0.5 + (mine[:, 4:] - 0.5) * (alpha > 0)], 1)
+    return out
 
 
 def save_frames(run: Run, name: str, frames: Tensor) -> None:

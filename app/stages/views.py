@@ -10,7 +10,7 @@ from app.methods import method_of
 from app.optimize import StepResult
 from app.recipes import Recipe
 from guidance.method import Asked, Guidance, Setup, Shown, UnfitMethod
-from guidance.prior import Prior, Views
+from guidance.prior import Picture, Prior, Views
 from guidance.schedule import WEIGHTS
 from renderers.cameras import Cameras, make_cameras, random_orbit
 from renderers.frames import Rendered
@@ -18,17 +18,17 @@ from renderers.frames import Rendered
 VIEWS = 4  # of one object, 90 degrees apart: what the joint prior denoises together
 
 
-def asked(recipe: Recipe) -> Asked:
-    """What the recipe tells the prior."""
+def asked(recipe: Recipe, picture: Picture | None = None) -> Asked:
+    """What the recipe, and a picture, tell the prior."""
     g = recipe.guide
-    return Asked(recipe.prompt, g.negative, g.blind_camera, g.view_words)
+    return Asked(recipe.prompt, g.negative, g.blind_camera, g.view_words, picture)
 
 
-def start_method(recipe: Recipe, prior: Prior, scale: float, seed: int) -> Guidance:
+def start_method(recipe: Recipe, prior: Prior, scale: float, seed: int, picture: Picture | None = None) -> Guidance:
     """The recipe's method, started. UsageError where it does not fit the prior."""
     g = recipe.guide
     shared = VIEWS if g.shared_noise else 1
-    setup = Setup(prior, asked(recipe), scale, g.cfg, WEIGHTS[g.weight], g.clip, g.clip_pixel, shared, seed)
+    setup = Setup(prior, asked(recipe, picture), scale, g.cfg, WEIGHTS[g.weight], g.clip, g.clip_pixel, shared, seed)
     try:
         return method_of(recipe.methods, recipe.method).start(setup)
     except UnfitMethod as e:

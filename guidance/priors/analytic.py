@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule, Prediction, Views, scaled_linear_schedule
+from guidance.prior import NoiseSchedule, Picture, Prediction, UnfitPicture, Views, scaled_linear_schedule
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,11 @@ class AnalyticPrior:
         """(B, C, H, W) frames to x of the same shape: the identity, or 2 x - 1 with `images`."""
         return 2 * frames - 1 if self.images else frames
 
-    def condition(self, prompt: str | Sequence[str], views: Views | None) -> Mixture:
+    def condition(self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None) -> Mixture:
         """The prompt's mixture, seen from `views`; of a sequence, a prompt a frame. ValueError for an unknown prompt,
-        or where views are missing."""
+        or where views are missing; UnfitPicture for a picture."""
+        if picture is not None:
+            raise UnfitPicture("The analytic prior knows no pictures; choose --prior embedded.")
         if not isinstance(prompt, str):
             return stack_frames([self.condition(p, views) for p in prompt])
         if prompt not in self.mixtures:

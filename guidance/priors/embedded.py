@@ -17,27 +17,17 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule, Prediction, Views, squared_cosine_schedule
+from guidance.prior import NoiseSchedule, Picture, Prediction, UnfitPicture, Views, squared_cosine_schedule
 from guidance.priors.embedded_network import CHANNELS, camera_vector, predict_x0
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.text import TextEmbedding, TextEncoder
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a user has: `frames` (objects, 7, S, S) in [0, 1], one an object: lit RGB on mid-grey, alpha, normals
-    mid-grey. `elevation`: (objects,) radians, or None for unknown. The views' azimuths are relative to the picture's.
-    """
-
-    frames: Tensor
-    elevation: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class EmbeddedCondition:
     """`text`: (1, L, 384) for all frames, or (B, L, 384); `camera`: (B, 16), or None for a view-blind condition; V
     frames an object.
-    `picture`: (objects, 7, S, S) in [-1, 1] and its camera vectors (objects, 16), or None."""
+    `picture`: (K, 7, S, S) in [-1, 1], the same for every object, and their camera vectors (K, 16), or None."""
 
     text: TextEmbedding
     camera: Tensor | None
@@ -123,21 +113,24 @@ class EmbeddedPrior:
         self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None
     ) -> EmbeddedCondition:
         """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text; a sequence is a prompt
-        a frame. With a `picture`, the views are relative to it; ValueError without views, or with several prompts."""
+        a frame. With a `picture`, the views are relative to it; UnfitPicture without views, or with several
+        prompts."""
         text = self.text(prompt)
         if picture is not None and len(text.mask) > 1:
-            raise ValueError("A picture goes with one prompt, not with a prompt a frame.")
+            raise UnfitPicture(
+                "A picture goes with one prompt, not with a prompt a frame; leave --guide.view-words out."
+            )
         if views is None:
             if picture is not None:
-                raise ValueError("A picture needs views: azimuths relative to it.")
+                raise UnfitPicture("A picture needs views: azimuths relative to it; leave --guide.blind-camera out.")
             return EmbeddedCondition(text, None, 1)
         relative = picture is not None
         camera = camera_vector(views.azimuth, views.elevation, len(views.azimuth), self.device, relative=relative)
         if picture is None:
             return EmbeddedCondition(text, camera, views.frames_per_object)
         n = len(picture.frames)
-        zero = torch.zeros(n, device=self.device)
-        own = camera_vector(zero, picture.elevation, n, self.device, picture=zero + 1, relative=True)
+        ones = torch.ones(n, device=self.device)
+        own = camera_vector(picture.azimuth, picture.elevation, n, self.device, picture=ones, relative=True)
         if picture.elevation is None:  # in training both kinds of frame lose their elevation together
             camera = camera_vector(views.azimuth, None, len(views.azimuth), self.device, relative=True)
         return EmbeddedCondition(text, camera, views.frames_per_object, (self.encode(picture.frames), own))
@@ -174,7 +167,8 @@ class EmbeddedPrior:
         return [Prediction.from_x0(x, z, t, self.schedule) for x in out if x is not None]
 
     def _network(self, conditions: list[EmbeddedCondition], z: Tensor, t: Tensor, frames: int) -> list[Tensor]:
-        """x0 (B, 7, S, S) a condition. All have a picture, or none has: it joins each object as its first frame."""
+        """x0 (B, 7, S, S) a condition. All have K pictures, or none has any: they join each object as its first
+        frames."""
         b = z.shape[0]
         length = max(c.text.mask.shape[1] for c in conditions)
         inputs = []
@@ -182,10 +176,10 @@ class EmbeddedPrior:
             blind = camera_vector(None, None, b, self.device)
             one = (z, t, blind if c.camera is None else c.camera)
             if c.picture is not None:
-                n = len(c.picture[0])
-                heads = (c.picture[0], torch.zeros(n, dtype=t.dtype, device=t.device), c.picture[1])
+                n, k = b // frames, len(c.picture[0])
+                heads = (c.picture[0], torch.zeros(k, dtype=t.dtype, device=t.device), c.picture[1])
                 one = tuple(
-                    torch.cat([h[:, None], x.unflatten(0, (n, frames))], 1).flatten(0, 1)
+                    torch.cat([h.expand(n, *h.shape), x.unflatten(0, (n, frames))], 1).flatten(0, 1)
                     for h, x in zip(heads, one, strict=True)
                 )
             extra = (0, 0, 0, length - c.text.mask.shape[1])
@@ -193,9 +187,9 @@ class EmbeddedPrior:
             mask = F.pad(c.text.mask, extra[2:]).expand(len(one[0]), -1)
             inputs.append((*one, tokens, mask))
         zs, ts, cameras, tokens, masks = (torch.cat(x) for x in zip(*inputs, strict=True))
-        joined = frames + (conditions[0].picture is not None)
+        joined = frames + (0 if conditions[0].picture is None else len(conditions[0].picture[0]))
         x0 = predict_x0(self.net, zs, ts, TextEmbedding(tokens, masks), cameras, joined)
         self.usage.frame_forwards += len(zs)
         if joined > frames:
-            x0 = x0.unflatten(0, (-1, joined))[:, 1:].flatten(0, 1)
+            x0 = x0.unflatten(0, (-1, joined))[:, joined - frames :].flatten(0, 1)
         return list(x0.chunk(len(conditions)))

@@ -24,7 +24,9 @@ CHANNELS = 7
 PATCH = 4
 CAMERA_WIDTH = 16
 TIME_WIDTH = 16
+IS_PICTURE = 11  # of the camera vector
 CONDITION_WIDTH = CAMERA_WIDTH + TIME_WIDTH + WIDTH
+WIDENED = ("class_embedding.linear_1.weight", "conv_in.weight")  # since the first weights
 
 
 class FrameAttention:
@@ -77,14 +79,16 @@ def build_network(
     sample_size: int = 16,
     condition_width: int = CONDITION_WIDTH,
     refined: bool = True,
+    pictured: bool = True,
 ) -> UNet2DConditionModel:
     """The network with random weights. 11.9 M parameters at the default channels. A `condition_width` of 16 (the first
-    weights) knows the camera alone; without `refined` there is no refinement. No attention at the finest level:
+    weights) knows the camera alone; without `refined` there is no refinement, without `pictured` no picture beside
+    every frame. No attention at the finest level:
     joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
     net = UNet2DConditionModel(
         sample_size=sample_size,
-        in_channels=CHANNELS * PATCH**2,
+        in_channels=CHANNELS * PATCH**2 * (2 if pictured else 1),
         out_channels=CHANNELS * PATCH**2,
         block_out_channels=channels,
         layers_per_block=1,
@@ -134,7 +138,7 @@ def camera_vector(
         v[:, 9] = elevation.cos()
         v[:, 10] = 3 * elevation
     if picture is not None:
-        v[:, 11] = picture.to(device, torch.float32)
+        v[:, IS_PICTURE] = picture.to(device, torch.float32)
     if relative:
         v[:, 12] = 1
     return v
@@ -164,15 +168,20 @@ def predict_x0(
     geometry: Tensor | None = None,
 ) -> Tensor:
     """x0 (B, 7, S, S) from noisy frames z (B, 7, S, S) in [-1, 1] scale, t (B,), text (B, L, 384), camera (B, 16).
-    `frames` neighbours are one object. `geometry`: `geometry_time` rows (B, 16) where alpha and normals carry a noise
-    level of their own."""
+    `frames` neighbours are one object; where the first of them is a picture, it lies beside every one of them as more
+    channels, as in Zero123 (2303.11328). `geometry`: `geometry_time` rows (B, 16) where alpha and normals carry a
+    noise level of their own."""
     condition = camera
     if geometry is None:
         geometry = torch.zeros(len(camera), TIME_WIDTH, device=camera.device)
     if net.config["projection_class_embeddings_input_dim"] > CAMERA_WIDTH:
         condition = torch.cat([camera, geometry, pooled(text)], 1)
+    x = F.pixel_unshuffle(z, PATCH)
+    if net.config["in_channels"] > x.shape[1]:
+        first = (x * camera[:, IS_PICTURE, None, None, None]).unflatten(0, (-1, frames))[:, :1]
+        x = torch.cat([x, first.expand(-1, frames, -1, -1, -1).flatten(0, 1)], 1)
     out = net(
-        F.pixel_unshuffle(z, PATCH),
+        x,
         t,
         text.tokens,
         class_labels=condition,
@@ -187,8 +196,16 @@ def predict_x0(
 
 
 def widen(state: dict[str, Tensor], net: UNet2DConditionModel) -> dict[str, Tensor]:
-    """Weights of a network that knows the camera alone or has no refinement, for `net`, a new one that has both. It
-    starts as the same function: zeros for what it is told besides, the new refinement's own start."""
-    key = "class_embedding.linear_1.weight"
-    fresh = {k: v.clone() for k, v in net.state_dict().items() if k.startswith("refinement.")}
-    return fresh | state | {key: F.pad(state[key], (0, CONDITION_WIDTH - state[key].shape[1]))}
+    """Weights of a network that knows the camera alone, has no refinement, or sees no picture beside its frames, for
+    `net`, a new one that has all. It starts as the same function: zeros for what it is told besides, the new
+    refinement's own start."""
+    new = net.state_dict()
+    fresh = {k: v.clone() for k, v in new.items() if k.startswith("refinement.")}
+    return fresh | state | {key: pad_inputs(state[key], new[key].shape) for key in WIDENED}
+
+
+def pad_inputs(weight: Tensor, shape: torch.Size) -> Tensor:
+    """A weight (out, in, ...) with zeros for the inputs that `shape` has more."""
+    out = weight.new_zeros(shape)
+    out[:, : weight.shape[1]] = weight
+    return out

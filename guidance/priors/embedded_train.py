@@ -4,11 +4,7 @@ loss = min(1/s_t^2, max_weight) * mean (x0_net(z_t, t, c) - x)^2, z_t = a_t x + 
 squared cosine schedule. t = 1000 u^skew, u uniform: a skew below 1 spends more on high noise, where what is drawn is
 decided.
 
-Every step draws one kind of set (so that a batch is dense): 60 % joint (4 frames of an object 90 degrees apart, with
-cameras), 20 % single with camera, 20 % single without. The text is dropped in 10 %. In 35 % of the first two kinds a
-picture joins every object as one more frame with t = 0; then half of the azimuths are given relative to it. Elevation
-is dropped in 30 % of those. In `separate_times` of the sets alpha and normals carry a time step of their own, half of
-those 0: colours for a given shape (the second stage of Direct2.5, 2311.15980).
+The sets are drawn by guidance/priors/embedded_sets.py.
 """
 
 from __future__ import annotations
@@ -19,10 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,66 +26,15 @@ from guidance.priors.embedded_network import (
     build_network,
     camera_vector,
     geometry_time,
+    pad_inputs,
     predict_x0,
     to,
     widen,
 )
+from guidance.priors.embedded_sets import Batch, Source, TrainConfig, draw_batch
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.muon import Muon
 from guidance.priors.text import TextEmbedding
-
-
-class Source(Protocol):
-    """Where training sets come from. The application wires a renderer to the objects; this module never sees a
-    mesh."""
-
-    def draw(
-        self, objects: int, azimuth: Tensor, elevation: Tensor, size: int, generator: torch.Generator
-    ) -> tuple[Tensor, list[str]]:
-        """`objects` random objects from views (objects, V): frames (objects * V, 7, size, size) in [0, 1], and a
-        caption each."""
-        ...
-
-    def validation(
-        self, count: int, azimuth: Tensor, elevation: Tensor, size: int, seen: bool = False
-    ) -> tuple[Tensor, list[str]]:
-        """The same for a fixed set of `count` objects of held-out families, or (`seen`) of training families."""
-        ...
-
-    def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Photograph-like versions (RGB lit, alpha kept, normals mid-grey) of frames (B, 7, S, S)."""
-        ...
-
-    def text(self, captions: list[str]) -> TextEmbedding:
-        """The captions' embeddings; the empty string is the dropped text."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long, how fast, in what precision. Sizes are per step at `size` 64; at 32 twice the objects are drawn."""
-
-    steps: int = 20000
-    size: int = 64
-    objects: int = 4
-    learning_rate: float = 8e-4
-    final_learning_rate: float = 8e-4  # reached linearly from `decay_from` (a share of the steps)
-    decay_from: float = 1.0
-    warmup: int = 200
-    weight_decay: float = 0.01
-    ema: float = 0.9995
-    seed: int = 0
-    bf16: bool = True
-    picture: float = 0.2
-    separate_times: float = 0.05
-    skew: float = 0.7
-    max_weight: float = 5.0
-    optimizer: str = "adamw"
-    """adamw, or muon for the matrices (guidance/priors/muon.py)."""
-    validate_every: int = 500
-    sample_every: int = 3000
-    save_every: int = 500
-    channels: tuple[int, ...] = (64, 128, 192)
 
 
 @dataclass
@@ -133,71 +76,6 @@ def rate(config: TrainConfig, step: int, since_start: int) -> float:
     return warm * ((1 - u) * config.learning_rate + u * config.final_learning_rate)
 
 
-@dataclass(frozen=True)
-class Batch:
-    x: Tensor  # (B, 7, S, S) in [-1, 1]
-    t: Tensor  # (B,), 0 on picture frames
-    text: TextEmbedding
-    camera: Tensor  # (B, 16)
-    frames: int  # per object, the picture included
-    target: Tensor  # (B,) bool: false on picture frames
-    geometry: Tensor | None = None  # (B,) the time step of alpha and normals, where it is not t
-
-
-def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) -> Batch:
-    """One dense batch of one kind of set."""
-    u = torch.rand(6, generator=generator).tolist()
-    joint, with_camera = u[0] < 0.75, u[0] < 0.9
-    views = 4 if joint else 1
-    objects = config.objects * (1 if config.size >= 64 else 2) * (1 if joint else 3)
-    with_picture = with_camera and u[1] < config.picture
-    azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (2 * math.pi / views)
-    elevation = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)
-    elevation = elevation.expand(objects, views)
-    if with_picture:  # seen from anywhere near the horizon
-        azimuth = torch.cat([torch.rand(objects, 1, generator=generator) * 2 * math.pi, azimuth], 1)
-        own = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(50)
-        elevation = torch.cat([own, elevation], 1)
-    frames, captions = source.draw(objects, azimuth, elevation, config.size, generator)
-    v = views + with_picture
-    is_picture = torch.zeros(objects, v, dtype=torch.bool)
-    if with_picture:
-        is_picture[:, 0] = True
-        frames = frames.clone()
-        frames[::v] = source.picture(frames[::v], generator)
-        if relative := u[2] < 0.5:
-            azimuth = azimuth - azimuth[:, :1]
-    else:
-        relative = False
-    is_picture = is_picture.flatten()
-    keep_elevation = u[3] >= 0.3 or not with_picture
-    camera = camera_vector(
-        azimuth.flatten() if with_camera else None,
-        elevation.flatten() if with_camera and keep_elevation else None,
-        objects * v,
-        picture=is_picture,
-        relative=relative,
-    )
-    drop = (torch.rand(objects, generator=generator) < 0.1).tolist()
-    captions = ["" if dropped else c for c, dropped in zip(captions, drop, strict=True)]
-    text = source.text([c for c in captions for _ in range(v)])
-
-    def times(*shape: int) -> Tensor:
-        return (1000 * torch.rand(shape, generator=generator) ** config.skew).long().clamp(max=999)
-
-    t = times(objects, 1).expand(objects, v)
-    # most joint sets share one t (what sampling sees), a fifth draws one a frame (what distillation may need)
-    if u[4] < 0.2:
-        t = times(objects, v)
-    geometry = None
-    if u[5] < config.separate_times:
-        geometry = times(objects, 1)
-        geometry *= torch.rand(objects, 1, generator=generator) < 0.5
-        geometry = geometry.expand(objects, v).flatten().masked_fill(is_picture, 0)
-    t = t.flatten().masked_fill(is_picture, 0)
-    return Batch(frames * 2 - 1, t, text, camera, v, ~is_picture, geometry)
-
-
 def x0_loss(
     net: UNet2DConditionModel, batch: Batch, noise: Tensor, schedule: NoiseSchedule, config: TrainConfig
 ) -> Tensor:
@@ -231,28 +109,37 @@ def validation_error(
     device: torch.device | str,
     bf16: bool,
     seen: bool = False,
+    pictured: bool = False,
 ) -> dict[str, float]:
     """Mean squared x0 error, unweighted, of joint frames of held-out families (or of training families: `seen`) at
-    t = 100, 300, 500, 700, 900, with fixed noise."""
+    t = 100, 300, 500, 700, 900, with fixed noise. `pictured`: the first view's azimuth is a picture's, and no text."""
     generator = torch.Generator().manual_seed(1234)
     objects, views = 16, 4
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (math.pi / 2)
     elevation = (math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)).expand(
         objects, views
     )
+    if pictured:
+        own = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(50)
+        azimuth, elevation = torch.cat([azimuth[:, :1], azimuth], 1), torch.cat([own, elevation], 1)
     frames, captions = source.validation(objects, azimuth, elevation, size, seen)
+    is_picture = (torch.arange(len(frames)) % (views + 1) == 0) if pictured else torch.zeros(len(frames)).bool()
+    if pictured:
+        frames[is_picture] = source.picture(frames[is_picture], generator)
+        azimuth, captions, views = azimuth - azimuth[:, :1], [""] * objects, views + 1
     text = source.text([c for c in captions for _ in range(views)])
     x = (frames * 2 - 1).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)
-    camera = camera_vector(azimuth.flatten(), elevation.flatten(), objects * views)
+    camera = camera_vector(azimuth.flatten(), elevation.flatten(), len(x), picture=is_picture, relative=pictured)
+    target = ~is_picture.to(device)
     result = {}
     for t in (100, 300, 500, 700, 900):
-        steps = torch.full((objects * views,), t, dtype=torch.long)
-        batch = to_device(Batch(x, steps, text, camera, views, torch.ones_like(steps, dtype=torch.bool)), device)
-        z = schedule.add_noise(x, noise, batch.t)
+        steps = torch.full((len(x),), t, dtype=torch.long).masked_fill(is_picture, 0)
+        batch = to_device(Batch(x, steps, text, camera, views, ~is_picture), device)
+        z = torch.where(target[:, None, None, None], schedule.add_noise(x, noise, batch.t), x)
         with torch.autocast(z.device.type, torch.bfloat16, enabled=bf16):
             x0 = predict_x0(net, z, batch.t, batch.text, batch.camera, views)
-        result[f"x0_{t}"] = float((x0 - x).square().mean())
+        result[f"x0_{t}"] = float((x0 - x)[target].square().mean())
     result["x0"] = sum(result.values()) / 5
     return result
 
@@ -285,11 +172,13 @@ def train(
         entry |= validation_error(shadow, source, config.size, schedule, device, config.bf16)
         seen = validation_error(shadow, source, config.size, schedule, device, config.bf16, seen=True)
         entry |= {"seen": seen["x0"], "seen_900": seen["x0_900"]}
+        pictured = validation_error(shadow, source, config.size, schedule, device, config.bf16, pictured=True)
+        entry |= {"pictured": pictured["x0"], "pictured_900": pictured["x0_900"]}
         with (folder / "train.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
         say(
             f"step {state.step} · {state.frames} frames · loss {running:.4f} · x0 error held-out {entry['x0']:.4f}, "
-            f"seen {entry['seen']:.4f}"
+            f"seen {entry['seen']:.4f}, from a picture {entry['pictured']:.4f}"
         )
         last = time.perf_counter()
 
@@ -373,8 +262,8 @@ def load_checkpoint(state: TrainState, path: Path) -> TrainState:
     for key, value in tensors.items():
         if key.startswith("opt.") and numbers.get("optimizer", "adamw") == name_of(state.optimizer):
             _, i, name = key.split(".")
-            if value.ndim == 2:  # moments of a layer that has been widened since
-                value = F.pad(value, (0, shapes[int(i)][1] - value.shape[1]))
+            if value.ndim >= 2:  # moments of a layer that may have been widened since
+                value = pad_inputs(value, shapes[int(i)])
             moments.setdefault(int(i), {})[name] = value
     if len(moments) == len(shapes):  # a network that has got more parameters since starts with new moments
         state.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})

@@ -18,7 +18,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from guidance.errors import MissingWeights
-from guidance.priors.embedded_network import CAMERA_WIDTH, build_network, to
+from guidance.priors.embedded_network import CAMERA_WIDTH, CHANNELS, PATCH, build_network, to
 
 SHARD_BYTES = 14_000_000
 FORMAT = 1
@@ -53,6 +53,7 @@ def export_weights(
         if "class_embedding.linear_1.weight" in state
         else CAMERA_WIDTH,
         "refined": any(k.startswith("refinement.") for k in state),
+        "pictured": "conv_in.weight" in state and state["conv_in.weight"].shape[1] > CHANNELS * PATCH**2,
         "size": size,
         "shards": names,
         "training": training,
@@ -75,6 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "channels": tuple(int(c) for c in config["channels"]),
             "condition_width": CAMERA_WIDTH,  # of the first weights, whose config.json does not say
             "refined": False,  # likewise
+            "pictured": False,
             "size": int(config["size"]),
         } | config
     except (ValueError, KeyError, TypeError) as e:
@@ -111,6 +113,7 @@ def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DCondit
             tuple(config["channels"]),
             condition_width=int(config["condition_width"]),
             refined=bool(config["refined"]),
+            pictured=bool(config["pictured"]),
         )
     try:
         for data in shards:

@@ -1,0 +1,1 @@
+"""What a user hands in: reading, cutting out, posing."""
