@@ -40,7 +40,7 @@ from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
-from app.stages.reference import Anchor, light_of, unlit
+from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
 from guidance.prior import Picture, UnfitPicture
@@ -276,7 +276,9 @@ def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sha
         return shape, fusion_residual(shape, frames, cameras), None
     which = picture_views(cameras, pictures.cameras)
     light = light_of(pictures.frames, frames[which])
-    frames[which, :4] = unlit(pictures.frames, light)[:, :4]
+    target = unlit(pictures.frames, light)
+    frames = with_palette(frames, target[0], recipe.picture.palette)
+    frames[which, :4] = target[:, :4]
     weights = torch.ones(len(cameras), device=job.device)
     weights[which] = recipe.picture.weight_view
     shape = fuse(job, tag, frames, cameras, streams, weights / weights.mean(), unlit(pictures.fine, light))

@@ -189,6 +189,8 @@ class PictureRecipe:
     """How far from above, in degrees. Not given, it is estimated."""
     rembg_model: str = ""
     """rembg: a local ONNX file, instead of its own model."""
+    palette: float = 1.0
+    """How far the colours of sampled views are drawn towards those of the picture: 0 not, 1 wholly."""
     weight_color: float = 4.0
     """Distillation: weight of the picture's colours, beside one frame's guidance."""
     weight_alpha: float = 8.0
@@ -264,7 +266,7 @@ def picture_preset(name: str) -> Recipe:
     return dataclasses.replace(
         r,
         method=DIRECT,
-        direct=dataclasses.replace(r.direct, scale=1.0),
+        direct=dataclasses.replace(r.direct, scale=1.0, views=8),
         field=dataclasses.replace(r.field, steps=r.field.steps // 2, scale=2.0, sigma_max=1.5),
         refine=dataclasses.replace(r.refine, scale=2.0),
     )
@@ -331,6 +333,7 @@ def check(recipe: Recipe) -> None:
         ("direct.smoothness", d.smoothness, 0, 10_000),
         ("direct.sharpness", d.sharpness, 0, 64),
         ("texture.size", t.size, 128, 8192),
+        ("palette", p.palette, 0, 1),
         ("weight-color", p.weight_color, 0, 1e4),
         ("weight-alpha", p.weight_alpha, 0, 1e4),
         ("weight-end", p.weight_end, 0, 1),

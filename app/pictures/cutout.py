@@ -1,7 +1,8 @@
 """Cutting the object out of a picture, and framing it by its silhouette.
 
     alpha     the picture's own transparency, untouched
-    key       a background of one colour: what is like the border and reaches it, in CIELAB
+    key       a background of one colour, or of a straight gradient fitted to the border: what is like it and reaches
+              the border, in CIELAB
     grabcut   GrabCut (Rother et al. 2004, OpenCV): the border is background, the rest is fitted by colour
     rembg     a neural matting model (extra `rembg`; `rembg_model` a local ONNX file)
     none      the whole picture is the object
@@ -29,7 +30,8 @@ from app.pictures.pose import FILL
 SIDE = 512
 TRANSPARENT = 0.01  # share of pixels that must be see-through for alpha to mean something
 KEY_NEAR, KEY_FAR = 5.0, 12.0  # CIELAB distance to the border's colour: surely background, surely not
-UNIFORM = 0.97  # share of the border that must have its median's colour
+UNIFORM = 0.95  # share of the border that must be like the gradient fitted to it
+SOLID = 0.95  # alpha of pixels without background in them
 SMALLEST, LARGEST = 0.003, 0.97  # share of the picture that an object may cover
 PART = 0.05  # loose parts smaller than this share of the largest are dropped
 
@@ -68,6 +70,7 @@ def cut_out(pixels: NDArray[np.uint8], background: str = "auto", rembg_model: Pa
                 f"No object was found in the picture ({how} kept {100 * share:.0f} % of it); choose another "
                 "--background, or give a picture with a transparent background."
             )
+        return frame(without_fringe(pixels[..., :3], alpha), alpha, how)
     if not (alpha > 0.5).any():
         raise UsageError("The picture is transparent everywhere; give one that shows an object.")
     return frame(pixels[..., :3], alpha, how)
@@ -77,16 +80,13 @@ def choose(pixels: NDArray[np.uint8]) -> str:
     """What `auto` stands for in this picture."""
     if (pixels[..., 3] < 128).mean() >= TRANSPARENT:
         return "alpha"
-    lab = _lab(pixels)
-    border = _border(lab)
-    near = np.linalg.norm(border - np.median(border, 0), axis=1) < 2 * KEY_NEAR
+    near = _border(_distance(pixels)[..., None]) < KEY_NEAR
     return "key" if near.mean() >= UNIFORM else "grabcut"
 
 
 def key(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(H, W) alpha. What has the border's colour inside the object is kept: only what reaches the border goes."""
-    lab = _lab(pixels)
-    distance = np.linalg.norm(lab - np.median(_border(lab), 0), axis=2)
+    distance = _distance(pixels)
     labels, _ = ndimage.label(distance < KEY_FAR)  # pyright: ignore[reportGeneralTypeIssues]
     outside = np.isin(labels, np.setdiff1d(np.unique(_border(labels[..., None])), [0]))
     soft = np.clip((distance - KEY_NEAR) / (KEY_FAR - KEY_NEAR), 0, 1)
@@ -177,6 +177,38 @@ def _shrunk(values: NDArray[np.float32], box: tuple[float, float, float, float])
     pad = int(max(0, -min(box), box[2] - values.shape[1], box[3] - values.shape[0])) + 2
     wide = Image.fromarray(np.pad(values, pad))
     return wide.resize((SIDE, SIDE), Image.Resampling.BOX, box=tuple(b + pad for b in box))  # pyright: ignore
+
+
+def without_fringe(rgb: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) whose edge pixels, which mix in the background, have the nearest inner pixel's."""
+    inner = np.asarray(ndimage.binary_erosion(alpha >= SOLID, iterations=2), bool)
+    if not inner.any():
+        return rgb
+    index = ndimage.distance_transform_edt(~inner, return_distances=False, return_indices=True)
+    y, x = np.asarray(index)
+    near = rgb[y, x]
+    mixed = (alpha > 0) & ~inner
+    # thin parts are far from any inner pixel: they keep what they have
+    close = np.hypot(y - np.arange(len(rgb))[:, None], x - np.arange(rgb.shape[1])[None]) <= 4
+    return np.where((mixed & close)[..., None], near, rgb)
+
+
+def _distance(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(H, W) CIELAB distance to the background: a linear function of the place, fitted to the border's pixels; twice,
+    the second time without those that are far from the first fit (the object may reach the border)."""
+    lab = _lab(pixels)
+    height, width = lab.shape[:2]
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    basis = np.stack([np.ones_like(x), x, y], 2)
+    rows, values = _border(basis), _border(lab)
+    keep = np.linalg.norm(values - np.median(values, 0), axis=1) < 2.5 * KEY_FAR
+
+    def fitted(keep: NDArray[np.bool_]) -> NDArray[np.float64]:
+        enough = keep if keep.sum() >= 8 else np.ones_like(keep)
+        return np.linalg.lstsq(rows[enough], values[enough], rcond=None)[0]
+
+    keep = np.linalg.norm(values - rows @ fitted(keep), axis=1) < KEY_FAR
+    return np.linalg.norm(lab - basis @ fitted(keep), axis=2)
 
 
 def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -13,10 +13,12 @@ and alpha, in the prior's own scale (x = 2 frame - 1), so that a weight of 1 is 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 
 from app.export.preview import to_linear, to_srgb
@@ -26,6 +28,8 @@ from renderers.frames import BACKGROUND, Rendered
 
 BLUR = 0.15  # standard deviation of G, in sides of the picture
 DARKEST, BRIGHTEST = 0.3, 3.0  # what light is believed
+PALETTE = 10  # colours that a picture is taken to have
+TOLERANCE = 12.0  # CIELAB
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -73,6 +77,46 @@ def reference_loss(rendered: Rendered, target: Tensor, weight_color: float, weig
     off = 2 * (frames[:, :4] - target[:, :4])
     color = (target[:, 3:4] * off[:, :3].square()).sum()
     return 0.5 * (weight_color * color + weight_alpha * off[:, 3:].square().sum()) / len(target)
+
+
+@torch.no_grad()
+def with_palette(frames: Tensor, picture: Tensor, share: float, colors: int = PALETTE) -> Tensor:
+    """Frames (V, 7, S, S) whose colours are drawn towards those of an unlit picture (7, S, S).
+
+    The picture's opaque pixels are gathered into `colors` means p_k (k-means in CIELAB, started evenly along
+    lightness). A pixel of colour c becomes (1 - share) c + share sum_k w_k p_k, w_k ~ exp(-|c - p_k|^2 / (2 d^2)),
+    d = TOLERANCE: a weak prior knows where light and dark parts go, but makes up hues that the object does not have.
+    """
+    alpha = frames[:, 3:4]
+    lab = to_lab(opaque(frames[:, :3], alpha))
+    solid = picture[3] > 0.9
+    if share == 0 or not bool(solid.any()):
+        return frames
+    known = to_lab(opaque(picture[None, :3], picture[None, 3:4]))[0][:, solid].T
+    order = known[known[:, 0].argsort()]
+    means = order[torch.linspace(0, len(order) - 1, colors, device=order.device).round().long()]
+    for _ in range(12):
+        nearest = torch.cdist(known, means).argmin(1)
+        counts = torch.bincount(nearest, minlength=colors).clamp(min=1)
+        sums = torch.zeros_like(means).index_add(0, nearest, known)
+        means = torch.where((torch.bincount(nearest, minlength=colors) > 0)[:, None], sums / counts[:, None], means)
+    pixels = lab.permute(0, 2, 3, 1)
+    weight = torch.softmax(-torch.cdist(pixels.reshape(-1, 3), means).square() / (2 * TOLERANCE**2), 1)
+    drawn = (weight @ means).reshape(pixels.shape)
+    color = from_lab(torch.lerp(pixels, drawn, share).permute(0, 3, 1, 2))
+    return torch.cat([color * alpha + BACKGROUND * (1 - alpha), frames[:, 3:]], 1)
+
+
+def to_lab(color: Tensor) -> Tensor:
+    """CIELAB (B, 3, H, W) of sRGB-encoded colours in [0, 1]."""
+    return torch.from_numpy(rgb2lab(color.cpu().numpy(), channel_axis=1)).to(color)
+
+
+def from_lab(lab: Tensor) -> Tensor:
+    """The inverse, clipped to [0, 1]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of colours outside sRGB, which are clipped
+        return torch.from_numpy(lab2rgb(lab.cpu().numpy(), channel_axis=1)).to(lab).clamp(0, 1)
 
 
 @dataclass(frozen=True)
