@@ -266,7 +266,7 @@ def picture_preset(name: str) -> Recipe:
     return dataclasses.replace(
         r,
         method=DIRECT,
-        direct=dataclasses.replace(r.direct, scale=1.0, views=8),
+        direct=dataclasses.replace(r.direct, scale=1.0, steps=4, views=8),
         field=dataclasses.replace(r.field, steps=r.field.steps // 2, scale=2.0, sigma_max=1.5),
         refine=dataclasses.replace(r.refine, scale=2.0),
     )
