@@ -41,9 +41,20 @@ def models_folder() -> Path:
 def known_models() -> list[Model]:
     """The shipped prior, the local slot for one's own training, and every folder of exported weights in
     `models_folder`."""
-    shipped = Path(str(files("assets"))) / "prior"
+    assets = Path(str(files("assets")))
     table = [
-        Model("embedded", "multi-view frames of low-poly game assets, 64 px, runs on a CPU", "Apache-2.0", shipped),
+        Model(
+            "embedded",
+            "multi-view frames of low-poly game assets, 64 px, runs on a CPU",
+            "Apache-2.0",
+            assets / "prior",
+        ),
+        Model(
+            "embedded-picture",
+            "the same, trained further to be told of pictures: what `polymode reconstruct` uses",
+            "Apache-2.0",
+            assets / "prior-picture",
+        ),
         Model(
             "local",
             "a prior of your own from `python -m app.train_prior` and its export",

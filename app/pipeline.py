@@ -299,7 +299,8 @@ def fuse(
     (K, 7, F, F): the pictures without light."""
     recipe, r = job.recipe, job.recipe.direct
     with job.clock.part("hull"):
-        hull = hull_mesh(frames, cameras, r, recipe.mesh.keep)
+        sure = [] if job.references is None else picture_views(cameras, job.references.cameras)
+        hull = hull_mesh(frames, cameras, r, recipe.mesh.keep, sure)
         vertices, faces = hull.vertices, hull.faces
     carved = {"margin": hull.margin, "outvoted": hull.outvoted, "agreement": hull.agreement}
     job.run.event("hull", vertices=len(vertices), faces=len(faces), **carved)

@@ -265,6 +265,7 @@ def picture_preset(name: str) -> Recipe:
     r = preset(name)
     return dataclasses.replace(
         r,
+        prior="embedded-picture",
         method=DIRECT,
         direct=dataclasses.replace(r.direct, scale=1.0, steps=4, views=8),
         field=dataclasses.replace(r.field, steps=r.field.steps // 2, scale=2.0, sigma_max=1.5),

@@ -8,9 +8,16 @@ alpha = `level`). A grid vertex p is inside by
 so with `outvoted` 0 every view must agree, and with 1 the rest outvotes one view that disagrees (views of a weak
 prior do). `margin` pixels make up for the grid and for silhouettes thinner than a pixel: a hull of exact frames
 contains the object where `margin` covers half a voxel's diagonal. Points outside a picture are outside.
+
+Some views may be `sure` (photographs), the others guesses. Then no guess may empty a ray through a sure silhouette: h
+of the guesses is raised, along every pixel's ray of a sure view, so that at its best point it is at least COVER,
+
+    h'(p) = h(p) + max(0, COVER - max of h over the points p' that project into p's pixel, and are in the silhouette)
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +29,7 @@ from renderers.cameras import Cameras
 from renderers.fields import vertex_positions
 
 UPSAMPLE = 4  # sub-pixels along each side in which silhouette distances are measured
+COVER = 0.75  # pixels that a ray's best point is inside
 CHUNK = 1 << 18  # points projected at a time
 
 
@@ -48,20 +56,48 @@ def project(points: Tensor, cameras: Cameras) -> Tensor:
 
 
 def carve(
-    alpha: Tensor, cameras: Cameras, resolution: int, margin: float = 1.0, outvoted: int = 0, level: float = 0.5
+    alpha: Tensor,
+    cameras: Cameras,
+    resolution: int,
+    margin: float = 1.0,
+    outvoted: int = 0,
+    level: float = 0.5,
+    sure: Sequence[int] = (),
 ) -> Tensor:
     """h (R, R, R) in pixels at the vertices of a grid over [-1, 1]^3 (renderers/fields.py), positive inside the hull.
 
-    alpha (V, 1, H, W) in [0, 1]; margin in pixels. ValueError unless 0 <= outvoted < V.
+    alpha (V, 1, H, W) in [0, 1]; margin in pixels; `sure`: the views whose silhouettes are known. ValueError unless
+    0 <= outvoted < the number of the others.
     """
-    if not 0 <= outvoted < len(cameras):
-        raise ValueError(f"of {len(cameras)} views {outvoted} cannot be outvoted")
+    guesses = [v for v in range(len(cameras)) if v not in sure]
+    if not 0 <= outvoted < len(guesses):
+        raise ValueError(f"of {len(guesses)} views {outvoted} cannot be outvoted")
     distance = silhouette_distance(alpha, level)
     far = float(sum(alpha.shape[-2:]))
-    out = []
+    out: list[Tensor] = []
     for points in vertex_positions(resolution, alpha.device).reshape(-1, 3).split(CHUNK):
         at = project(points, cameras)
         value = F.grid_sample(distance, at[:, None], mode="bilinear", padding_mode="border", align_corners=False)
         value = torch.where((at.abs() <= 1).all(-1), value[:, 0, 0], -far)
-        out.append(value.min(0).values if outvoted == 0 else value.kthvalue(1 + outvoted, dim=0).values)
-    return torch.cat(out).view(resolution, resolution, resolution) + margin
+        guessed = value[guesses]
+        guessed = guessed.min(0).values if outvoted == 0 else guessed.kthvalue(1 + outvoted, dim=0).values
+        out.append(torch.cat([guessed[None], value[list(sure)], at[list(sure)].movedim(2, 1).flatten(0, 1)]))
+    joined = torch.cat(out, 1)
+    h, known, at = joined[0], joined[1 : 1 + len(sure)], joined[1 + len(sure) :].unflatten(0, (len(sure), 2))
+    for k in range(len(sure)):
+        h = covered(h, known[k], at[k], alpha.shape[-1])
+    if len(sure):
+        h = torch.minimum(h, known.min(0).values)
+    return h.view(resolution, resolution, resolution) + margin
+
+
+def covered(h: Tensor, known: Tensor, at: Tensor, size: int) -> Tensor:
+    """h' (N,) of points with h (N,), `known` (N,) the sure view's distance, `at` (2, N) where it sees them."""
+    inside = known > 0
+    pixel = ((at * 0.5 + 0.5) * size).long().clamp(0, size - 1)
+    index = pixel[1] * size + pixel[0]
+    best = torch.full((size * size,), -float("inf"), device=h.device)
+    best = best.scatter_reduce(0, index[inside], h[inside], "amax")
+    lift = (COVER - best).clamp(min=0)
+    lift = torch.where(torch.isfinite(lift), lift, 0.0)
+    return torch.where(inside, h + lift[index], h)

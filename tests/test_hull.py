@@ -151,3 +151,30 @@ def test_large_steps_are_smooth_bounded_and_converge() -> None:
         (p - target).square().sum().backward()
         optimizer.step()
     assert float((p.detach() - target).norm(dim=1).max()) < 0.01
+
+
+def test_no_guess_empties_a_ray_through_a_sure_silhouette() -> None:
+    cameras = orbit(4)
+    frames = torch.from_numpy(snapshots([table()] * 4, cameras, 64))
+    alpha = frames[:, 3:4].clone()
+    alpha[1:, :, 32:] = 0  # three guesses that have lost the legs
+    plain = carve(alpha, cameras, 64)
+    kept = carve(alpha, cameras, 64, sure=[0])
+    at = project(vertex_positions(64).reshape(-1, 3), cameras[:1])[0]
+    pixel = ((at * 0.5 + 0.5) * 64).long().clamp(0, 63)
+
+    def covered(h: torch.Tensor) -> float:
+        seen = torch.zeros(64, 64, dtype=torch.bool)
+        inside = h.reshape(-1) > 0
+        seen[pixel[inside, 1], pixel[inside, 0]] = True
+        wanted = alpha[0, 0] > 0.99
+        return float((seen & wanted).sum() / wanted.sum())
+
+    assert covered(plain) < 0.75 and covered(kept) > 0.97
+    outside = (alpha[0, 0] == 0)[pixel[:, 1], pixel[:, 0]]
+    far = torch.nn.functional.max_pool2d(alpha[:1], 5, 1, 2)[0, 0] == 0
+    nowhere = outside & far[pixel[:, 1], pixel[:, 0]]
+    assert float(kept.reshape(-1)[nowhere].max()) < 0, "and none puts anything beside it"
+    assert (kept >= plain - 1e-5)[plain > 0].all(), "what all agree on stays"
+    with pytest.raises(ValueError, match="cannot be outvoted"):
+        carve(alpha, cameras, 16, outvoted=3, sure=[0])

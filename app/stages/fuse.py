@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,8 @@ class Hull:
     agreement: float
 
 
-def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: float) -> Hull:
-    """The frames' visual hull, on their device. CollapseError where there is none.
+def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: float, sure: Sequence[int] = ()) -> Hull:
+    """The frames' visual hull, on their device. `sure`: the views that are pictures. CollapseError if there is none.
 
     With `recipe.relax`, larger margins and outvoted views are tried too, and the hull whose silhouettes agree best
     with the frames' is kept: views that contradict each other carve each other's parts away. Each relaxation must earn
@@ -65,7 +65,7 @@ def hull_mesh(frames: Tensor, cameras: Cameras, recipe: DirectRecipe, keep: floa
     votes = range(recipe.outvoted, min(recipe.outvoted + 1 + recipe.relax, recipe.views))
     best: Hull | None = None
     for outvoted in votes:
-        values = carve(frames[:, 3:4], cameras, recipe.hull, 0.0, outvoted, recipe.level).cpu()
+        values = carve(frames[:, 3:4], cameras, recipe.hull, 0.0, outvoted, recipe.level, sure).cpu()
         for margin in margins:
             try:
                 v, f = keep_largest_components(*level_set(values + margin), keep)
