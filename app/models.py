@@ -90,10 +90,10 @@ def require(name: str) -> None:
         raise MissingError(str(e)) from e
 
 
-def load_prior(name: str, device: torch.device) -> EmbeddedPrior:
-    """By alias or folder. UsageError for a name that is neither, MissingError where the weights are absent or
+def load_prior(name: str, device: torch.device, precision: str = "float32") -> EmbeddedPrior:
+    """By alias or folder, in a precision of app/recipes.py. UsageError for a name that is neither, MissingError where the weights are absent or
     damaged."""
     try:
-        return EmbeddedPrior.load(weights_folder(name), device, name)
+        return EmbeddedPrior.load(weights_folder(name), device, name, precision)
     except MissingWeights as e:
         raise MissingError(str(e)) from e

@@ -124,7 +124,7 @@ def _generate(
     device = choose_device(recipe.device)
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
     with clock.part("load"):
-        prior = load_prior(recipe.prior, device)
+        prior = load_prior(recipe.prior, device, recipe.precision)
     wanted = repr(recipe.prompt) if recipe.prompt else f"{recipe.picture.count} picture(s)"
     progress.say(f"{wanted} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
     known = load_known(weights_folder(recipe.prior))
@@ -423,6 +423,7 @@ def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: l
         "python": platform.python_version(),
         "machine": platform.platform(),
         "threads": torch.get_num_threads(),
+        "precision": recipe.precision,
         "seconds": {k: round(v, 3) for k, v in clock.parts.items()} | {"total": round(clock.total(), 3)},
         "peak_memory_mb": round(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))

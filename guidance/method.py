@@ -171,7 +171,10 @@ def draw_noise(x: Tensor, generator: torch.Generator, frames_per_noise: int = 1)
 def guided_prediction(
     setup: Setup, z: Tensor, t: Tensor, views: Views, state: CfgState, scale: float | None = None
 ) -> Prediction:
-    """The guided prediction at z (B, C, H, W), t (B,), one network call; `scale` other than the set-up's if given."""
+    """The guided prediction at z (B, C, H, W), t (B,), one network call; `scale` other than the set-up's if given. At
+    scale 1 it is the conditional one, and the other is not asked for."""
+    if (setup.scale if scale is None else scale) == 1 and setup.cfg.kind == "plain":
+        return setup.prior.predict(z, t, [setup.asked.pair(setup.prior, views)[0]])[0]
     return predictions(setup, z, t, views, state, scale)[0]
 
 

@@ -28,6 +28,7 @@ from guidance.sample import ddim_sample, knots
 from renderers.cameras import make_cameras
 from renderers.snapshot import snapshots
 from tests.objects import OBJECTS
+from tests.tiny import tiny_prior
 
 TINY = (16, 32, 48)
 CPU = "cpu"
@@ -289,3 +290,15 @@ def test_training_batches_follow_the_designed_mix(encoder: TextEncoder) -> None:
         assert (b.t[~b.target] == 0).all() and b.camera[~b.target][:, 11].all()
         assert (picture[:, 4:].abs() < 1e-6).all(), "a picture has no normals"
     assert all(b.x.abs().max() <= 1 + 1e-6 for b in batches)
+
+
+def test_bfloat16_differs_by_its_own_rounding_alone() -> None:
+    """The same network: x0 in float32 again, nearer to float32's than a hundredth of its range, and not equal."""
+    one, other = tiny_prior(), tiny_prior()
+    other.precision = "bfloat16"
+    z = torch.randn(4, *one.frame_shape, generator=torch.Generator().manual_seed(3))
+    t = torch.full((4,), 500)
+    a, b = (p.predict(z, t, [p.condition("a cube", None)])[0].x0 for p in (one, other))
+    assert b.dtype == torch.float32
+    assert 0 < float((a - b).square().mean().sqrt()) < 0.01 * float(a.max() - a.min())
+    assert other.with_network(other.net).precision == "bfloat16"

@@ -183,15 +183,17 @@ def test_sets_of_a_joint_prior() -> None:
     anchors, bucket = guidance.sets[0], guidance.sets[3]
     x = torch.rand(4, *prior.frame_shape, generator=generator())
 
-    def forwards(views: Views) -> int:
+    def forwards(views: Views, t: int = 500) -> int:
         before = prior.usage.frame_forwards
-        step_of(guidance, x, 500, views=views)
+        step_of(guidance, x, t, views=views)
         return prior.usage.frame_forwards - before
 
-    assert forwards(anchors) == 3 * 8 + 2 * 8  # its path, then two guided calls
-    assert forwards(anchors) == 2 * 8
-    assert forwards(bucket) == 3 * 16 + 2 * 16
-    assert forwards(bucket) == 2 * 16
+    path = 8 + 4 + 4  # guided at its first knot alone; below guide_above the unconditional prediction is not asked for
+    assert forwards(anchors) == path + 2 * 4
+    assert forwards(anchors) == 2 * 4
+    assert forwards(anchors, 900) == 2 * 8
+    assert forwards(bucket) == 2 * path + 2 * 8
+    assert forwards(bucket) == 2 * 8
     seen = {guidance.find(guidance.views(generator(k))) for k in range(40)}  # pyright: ignore[reportArgumentType]
     assert 0 in seen and len(seen) > 5
     with pytest.raises(ValueError, match="fixed cameras"):

@@ -91,11 +91,11 @@ def prepare(a: Compare) -> None:
 _prior: EmbeddedPrior | None = None  # a worker process's own
 
 
-def _start_worker(prior: str, device: str, threads: int) -> None:
+def _start_worker(prior: str, device: str, precision: str, threads: int) -> None:
     global _prior
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops us
     torch.set_num_threads(threads)
-    _prior = load_prior(prior, choose_device(device))
+    _prior = load_prior(prior, choose_device(device), precision)
 
 
 def _work(a: Compare, key: Key, prior: EmbeddedPrior | None = None) -> Key:
@@ -114,7 +114,7 @@ def make_cells(a: Compare, todo: list[Key], prior: EmbeddedPrior) -> Iterator[Ke
     threads = max(1, (os.cpu_count() or 1) // a.workers)
     # numba and BLAS read these when they are first imported, in the new process
     os.environ |= {name: str(threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    pool = ProcessPoolExecutor(a.workers, get_context("spawn"), _start_worker, (a.prior, a.device, threads))
+    pool = ProcessPoolExecutor(a.workers, get_context("spawn"), _start_worker, (a.prior, a.device, a.precision, threads))
     try:
         for done in as_completed([pool.submit(_work, a, key) for key in todo]):
             yield done.result()
@@ -132,7 +132,7 @@ def run_compare(a: Compare) -> int:
     device = choose_device(a.device)
     require(a.prior)
     prepare(a)
-    prior = load_prior(a.prior, device)
+    prior = load_prior(a.prior, device, a.precision)
     todo = [k for k in keys(a) if not cell_path(a.out, *k).is_file()]
     bar = tqdm(total=len(keys(a)), initial=len(keys(a)) - len(todo), unit="cell", file=sys.stderr)
     for prompt, method, seed in make_cells(a, todo, prior):

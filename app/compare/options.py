@@ -61,6 +61,8 @@ class Compare:
     """Samples of the prior, a prompt, that kernel distances are measured to."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: str = "float32"
+    """Numbers in the prior's network: float32, or bfloat16, faster on processors that have it."""
     image: ImageRecipe = dataclasses.field(default_factory=ImageRecipe)
     guide: GuideRecipe = dataclasses.field(default_factory=GuideRecipe)
     settings: Annotated[Methods, arg(name="")] = dataclasses.field(default_factory=Methods)
@@ -85,6 +87,7 @@ class Compare:
             init="ball" if method == DIRECT else self.init,
             seed=seed,
             device=self.device,
+            precision=self.precision,
             guide=guide,
             methods=self.settings,
             field=self.field,

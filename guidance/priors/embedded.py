@@ -56,18 +56,23 @@ class EmbeddedPrior:
         device: torch.device | str = "cpu",
         name: str = "embedded",
         config: dict[str, Any] | None = None,
+        precision: str = "float32",
     ):
         self.net, self.encoder, self.device, self._name = net, encoder, torch.device(device), name
+        self.precision = precision
         self.config = config or {"size": 64}
         self._schedule = squared_cosine_schedule()
         self.usage = Usage()
         self._texts: dict[str, TextEmbedding] = {}
 
     @staticmethod
-    def load(folder: Path, device: torch.device | str = "cpu", name: str = "embedded") -> EmbeddedPrior:
-        """From a folder of exported weights. MissingWeights (one sentence) if anything is absent or damaged."""
+    def load(
+        folder: Path, device: torch.device | str = "cpu", name: str = "embedded", precision: str = "float32"
+    ) -> EmbeddedPrior:
+        """From a folder of exported weights. `precision` "bfloat16" runs the network's products in it. MissingWeights
+        (one sentence) if anything is absent or damaged."""
         net, config = load_network(folder, device)
-        return EmbeddedPrior(net, TextEncoder(device), device, name, config)
+        return EmbeddedPrior(net, TextEncoder(device), device, name, config, precision)
 
     @property
     def name(self) -> str:
@@ -137,7 +142,7 @@ class EmbeddedPrior:
 
     def with_network(self, net: UNet2DConditionModel) -> EmbeddedPrior:
         """This prior around another network of the same shape (a copy with a LoRA); usage is counted together."""
-        other = EmbeddedPrior(net, self.encoder, self.device, self.name, self.config)
+        other = EmbeddedPrior(net, self.encoder, self.device, self.name, self.config, self.precision)
         other.usage, other._texts = self.usage, self._texts
         return other
 
@@ -188,7 +193,8 @@ class EmbeddedPrior:
             inputs.append((*one, tokens, mask))
         zs, ts, cameras, tokens, masks = (torch.cat(x) for x in zip(*inputs, strict=True))
         joined = frames + (0 if conditions[0].picture is None else len(conditions[0].picture[0]))
-        x0 = predict_x0(self.net, zs, ts, TextEmbedding(tokens, masks), cameras, joined)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            x0 = predict_x0(self.net, zs, ts, TextEmbedding(tokens, masks), cameras, joined)
         self.usage.frame_forwards += len(zs)
         if joined > frames:
             x0 = x0.unflatten(0, (-1, joined))[:, joined - frames :].flatten(0, 1)
