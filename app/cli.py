@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `polymode reconstruct`, `polymode compare`, `polymode evaluate`, `polymode
-models list`, `polymode doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `reconstruct`, `compare`, `evaluate`, `jobs`, `models list`, `doctor`. Flags
+come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from app import STARTED
 from app.compare.options import Compare
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.evaluate.options import Evaluate
+from app.jobs.options import Jobs
 from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _emit(value: Any) -> None:
 
 
 def run_generate(a: Generate) -> int:
+    from app.jobs.state import finished
     from app.runs import Run, create_run
 
     if a.resume is not None:
@@ -90,7 +92,7 @@ def run_generate(a: Generate) -> int:
         recipe = load_recipe(a.resume / "config.yaml")
         check(recipe)
         run = Run(a.resume)
-        if (run.folder / "mesh.glb").exists():
+        if finished(run.folder):
             raise UsageError(f"The run in {a.resume} is finished; there is nothing to resume.")
         if not run.checkpoints.is_dir() or not run.previews.is_dir():
             raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
@@ -127,12 +129,14 @@ def ready(recipe: Recipe) -> Clock:
 
 def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
     """Run it, and say what came out."""
+    from app.jobs.foreground import foreground
     from app.pipeline import folder_of, generate, stage_count
     from app.progress import Progress
 
     progress = Progress(stages=stage_count(recipe))
     progress.say(f"Run folder: {run.folder}")
-    result = generate(recipe, run, progress, clock)
+    with foreground(run, recipe):
+        result = generate(recipe, run, progress, clock)
     files = folder_of(run)
     if as_json:
         _emit({"status": "done", "folder": str(run.folder), "files": files, "metadata": result})
@@ -180,7 +184,7 @@ def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
     return of(name)
 
 
-def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Models | Doctor:
+def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Jobs | Models | Doctor:
     generate, reconstruct = Generate(), Reconstruct(())
     if argv[:1] == ["generate"]:
         generate = Generate(recipe=default_recipe(argv, preset))
@@ -191,6 +195,7 @@ def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Mode
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct", default=reconstruct)]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Jobs, tyro.conf.subcommand("jobs")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
@@ -215,6 +220,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.evaluate.command import run_evaluate
 
             code = run_evaluate(a)
+        elif isinstance(a, Jobs):
+            from app.jobs.command import run_jobs
+
+            code = run_jobs(a)
         elif isinstance(a, Models):
             code = run_models(a)
         else:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Base of the errors that end a command with a sentence."""
@@ -27,6 +33,12 @@ class CollapseError(UserError):
     exit_code = 5
 
 
+class DiskError(UserError):
+    """The disk is full, or a folder can no longer be written."""
+
+    exit_code = 6
+
+
 class Cancelled(UserError):
     """The user stopped the run; its folder can be resumed."""
 
@@ -34,3 +46,22 @@ class Cancelled(UserError):
 
 
 OUT_OF_MEMORY = 4
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """DiskError, in two sentences, for a write into `folder` that the system refuses. What was written stays."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:  # safetensors has an error of its own, with the system's number in its text
+        number = getattr(e, "errno", None)
+        if number not in FULL and not any(f"os error {n})" in str(e) for n in FULL):
+            raise
+        why = os.strerror(number) if number else str(e).split(" (os error")[0].split(": ")[-1]
+        raise DiskError(
+            f"{folder} cannot be written ({why}). Make room, then continue with `polymode generate --resume {folder}`."
+        ) from e

@@ -91,8 +91,8 @@ def require(name: str) -> None:
 
 
 def load_prior(name: str, device: torch.device, precision: str = "float32") -> EmbeddedPrior:
-    """By alias or folder, in a precision of app/recipes.py. UsageError for a name that is neither, MissingError where the weights are absent or
-    damaged."""
+    """By alias or folder, in a precision of app/recipes.py. UsageError for a name that is neither, MissingError where
+    the weights are absent or damaged."""
     try:
         return EmbeddedPrior.load(weights_folder(name), device, name, precision)
     except MissingWeights as e:

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual, own_score
-from app.errors import CollapseError, MissingError, UsageError, UserError
+from app.errors import Cancelled, CollapseError, MissingError, UsageError, UserError, disk_errors
 from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
+from app.jobs.state import cancel_asked
+from app.live import Look, save_turntable
 from app.methods import DIRECT
 from app.models import load_prior, weights_folder
 from app.optimize import Optimization, StepResult, Timings, optimize
@@ -35,7 +37,7 @@ from app.pictures.place import estimate_azimuths
 from app.pictures.report import reproduction
 from app.progress import Progress
 from app.recipes import Recipe
-from app.runs import Run, generators
+from app.runs import OUTPUTS, Run, generators
 from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
@@ -48,9 +50,13 @@ from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known
 from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
-from renderers.mesh import vertex_normals
+from renderers.frames import Rendered
+from renderers.mesh import render_mesh, vertex_normals
 from renderers.raster import RasterizeCpuContext, make_context
 from renderers.remesh import remesh
+from renderers.volume import render_field
+
+LIVE = 64  # pixels of a live turntable, before it is enlarged
 
 
 @dataclass
@@ -100,38 +106,58 @@ def cancellation() -> Iterator[Callable[[], bool]]:
             signal.signal(s, handler)
 
 
-def generate(recipe: Recipe, run: Run, progress: Progress, clock: Clock | None = None) -> dict[str, Any]:
+def generate(
+    recipe: Recipe,
+    run: Run,
+    progress: Progress,
+    clock: Clock | None = None,
+    prior: EmbeddedPrior | None = None,
+    live: bool = False,
+) -> dict[str, Any]:
     """Run every stage that `run` has not finished, and return metadata.json's content. UserError on anything a user
-    can mend."""
+    can mend. `prior`: the recipe's, if it is loaded already. `live`: a turntable beside every preview."""
     clock = clock or Clock()
-    with cancellation() as stopped:
+    with cancellation() as interrupted:
+
+        def stopped() -> bool:
+            return interrupted() or cancel_asked(run.folder)
+
         try:
             try:
-                return _generate(recipe, run, progress, clock, stopped)
+                with disk_errors(run.folder):
+                    return _generate(recipe, run, progress, clock, stopped, prior, live)
             except UnfitPicture as e:
                 raise UsageError(str(e)) from e
         except UserError as e:
-            run.event("stopped", exit_code=e.exit_code, reason=str(e))
-            run.write_json(
-                "metadata.json", metadata(recipe, clock, None, []) | {"status": "stopped", "reason": str(e)}
-            )
+            with suppress(OSError):  # a full disk is what may have ended the run
+                run.event("stopped", exit_code=e.exit_code, reason=str(e))
+                run.write_json(
+                    "metadata.json", metadata(recipe, clock, None, []) | {"status": "stopped", "reason": str(e)}
+                )
             raise
 
 
 def _generate(
-    recipe: Recipe, run: Run, progress: Progress, clock: Clock, stopped: Callable[[], bool]
+    recipe: Recipe,
+    run: Run,
+    progress: Progress,
+    clock: Clock,
+    stopped: Callable[[], bool],
+    prior: EmbeddedPrior | None,
+    live: bool,
 ) -> dict[str, Any]:
     device = choose_device(recipe.device)
+    progress.plan = progress.plan or plan(recipe)
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
     with clock.part("load"):
-        prior = load_prior(recipe.prior, device, recipe.precision)
+        prior = prior or load_prior(recipe.prior, device, recipe.precision)
     wanted = repr(recipe.prompt) if recipe.prompt else f"{recipe.picture.count} picture(s)"
     progress.say(f"{wanted} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
     known = load_known(weights_folder(recipe.prior))
     known = None if known is None or not recipe.prompt else familiarity(known, prior.encoder, recipe.prompt)
     if known is not None:
         progress.say(known.sentence(prior.name))
-    job = Job(recipe, run, progress, clock, stopped, prior, device)
+    job = Work(recipe, run, progress, clock, stopped, prior, device, live)
     if recipe.picture.count:
         job.references = references(job)
     candidates = [candidate(job, k, seed) for k, seed in enumerate(candidate_seeds(recipe.seed, recipe.best_of))]
@@ -156,7 +182,7 @@ def _generate(
     return result
 
 
-def references(job: Job) -> References:
+def references(job: Work) -> References:
     """The run's pictures; those that nobody placed are placed by the prior first (app/pictures/place.py)."""
     size = job.prior.frame_shape[-1]
     found, posed = load(job.run, size, job.device), read(job.run)
@@ -184,7 +210,7 @@ def references(job: Job) -> References:
 
 
 @dataclass
-class Job:
+class Work:
     """What every stage of one run needs, and the timings of its loops."""
 
     recipe: Recipe
@@ -194,6 +220,7 @@ class Job:
     stopped: Callable[[], bool]
     prior: EmbeddedPrior
     device: torch.device
+    live: bool = False
     loops: list[Timings] = field(default_factory=list)
     references: References | None = None
 
@@ -201,13 +228,33 @@ class Job:
         """The pictures, for the prior."""
         return None if self.references is None else self.references.picture()
 
-    def loop(self, stage: str, state: Optimization, steps: int, step: Callable[[int], StepResult]) -> None:
-        """Run a stage, from its checkpoint if there is one."""
+    def pause(self, where: str) -> None:
+        """Between two parts without a loop: Cancelled if the run is to stop."""
+        if self.stopped():
+            self.run.event("cancelled", stage=where)
+            again = f"continue with `polymode generate --resume {self.run.folder}`."
+            raise Cancelled(f"Cancelled before {where}; {again}")
+
+    def loop(
+        self,
+        stage: str,
+        state: Optimization,
+        steps: int,
+        step: Callable[[int], StepResult],
+        look: Look | None = None,
+    ) -> None:
+        """Run a stage, from its checkpoint if there is one. `look` renders what it has, for the live turntable."""
         saved = self.run.load_checkpoint(stage)
         if saved is not None:
             state.restore(*saved)
             self.run.event("resumed", stage=stage, step=state.start)
-        self.loops.append(optimize(self.run, stage, state, steps, step, self.picture, self.progress, self.stopped))
+
+        def picture(name: str, result: StepResult) -> None:
+            self.picture(name, result)
+            if self.live and look is not None:
+                save_turntable(self.run.previews / f"{name}.webp", look, self.device)
+
+        self.loops.append(optimize(self.run, stage, state, steps, step, picture, self.progress, self.stopped))
 
     def picture(self, name: str, result: StepResult) -> None:
         r, saw = result.rendered, result.denoised
@@ -215,15 +262,29 @@ class Job:
         save_png(self.run.previews / f"{name}.png", [*rows, saw[:, 4:]] if saw.shape[1] == 7 else rows)
 
 
+def plan(recipe: Recipe) -> dict[str, float]:
+    """The run's stages in order, and the seconds each takes on two CPU cores, roughly: an ETA needs their ratios."""
+    out: dict[str, float] = {}
+    d, f, r = recipe.direct, recipe.field, recipe.refine
+    for k in range(recipe.best_of):
+        tag = f"-{k}" if k else ""
+        if DIRECT in (recipe.method, recipe.init):
+            out[f"sample{tag}"] = 0.015 * d.steps * d.views
+            out |= {f"fuse{n + 1}{tag}": 0.02 * d.fit + 0.5 for n in range(d.rounds)}
+        if recipe.method != DIRECT:
+            out[f"field{tag}"] = 0.13 * f.steps * f.sets
+            out[f"mesh{tag}"] = 1.0
+            if r.steps:
+                out[f"refine{tag}"] = 0.12 * r.steps * r.sets
+    return out | {"texture": 4.0}
+
+
 def stage_count(recipe: Recipe) -> int:
     """Bars that a run shows."""
-    direct = 1 + recipe.direct.rounds
-    if recipe.method == DIRECT:
-        return recipe.best_of * direct + 1
-    return recipe.best_of * (2 + (recipe.refine.steps > 0) + direct * (recipe.init == DIRECT)) + 1
+    return len(plan(recipe))
 
 
-def candidate(job: Job, k: int, seed: int) -> Candidate:
+def candidate(job: Work, k: int, seed: int) -> Candidate:
     """Candidate k, whole up to its texture, with its scores and thumbnail if there are several. One that collapses is
     recorded; if it is the only one, CollapseError."""
     recipe, tag = job.recipe, f"-{k}" if k else ""
@@ -253,7 +314,7 @@ def candidate(job: Job, k: int, seed: int) -> Candidate:
     return Candidate(seed, shape, residual, score)
 
 
-def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float, Tensor | None]:
+def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float, Tensor | None]:
     """Joint frames, fused. Returns the shape, its fusion residual and, of pictures, their views without light
     (K, 7, S, S)."""
     recipe, r, pictures = job.recipe, job.recipe.direct, job.references
@@ -287,7 +348,7 @@ def direct(job: Job, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sha
 
 
 def fuse(
-    job: Job,
+    job: Work,
     tag: str,
     frames: Tensor,
     cameras: Cameras,
@@ -298,6 +359,7 @@ def fuse(
     """Frames (V, 7, S, S) -> visual hull -> fitted mesh -> projected colour. `weights` (V,) of the views; `fine`
     (K, 7, F, F): the pictures without light."""
     recipe, r = job.recipe, job.recipe.direct
+    job.pause("the hull")
     with job.clock.part("hull"):
         sure = [] if job.references is None else picture_views(cameras, job.references.cameras)
         hull = hull_mesh(frames, cameras, r, recipe.mesh.keep, sure)
@@ -309,8 +371,10 @@ def fuse(
             length = round_length(vertices, faces, r, k, pixel_size(frames, cameras))
             vertices, faces = remesh(vertices, faces, length)
         state = start_fuse(vertices, faces, r, streams)
-        job.loop(f"fuse{k + 1}{tag}", state, r.fit, fuse_step(faces, frames, cameras, state, r, k, weights))
+        step = fuse_step(faces, frames, cameras, state, r, k, weights)
+        job.loop(f"fuse{k + 1}{tag}", state, r.fit, step, look_at_mesh(state.parameters["vertices"], faces))
         vertices = state.parameters["vertices"].detach()
+    job.pause("the texture")
     with job.clock.part("project"):
         vertices, faces = finish(vertices, faces, recipe.mesh)
         projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
@@ -322,8 +386,14 @@ def fuse(
         return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
+def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:
+    """A grey mesh as it is when it is looked at."""
+    context, grey = make_context(vertices.device), torch.full_like(vertices, 0.7)
+    return lambda cameras: render_mesh(context, vertices, faces, cameras, LIVE, grey)
+
+
 def distil(
-    job: Job,
+    job: Work,
     tag: str,
     seed: int,
     streams: dict[str, torch.Generator],
@@ -343,8 +413,10 @@ def distil(
     grown, state = start_field(recipe.field, streams, job.device, ball)
     method = start_method(recipe, prior, recipe.field.scale, seed, told)
     step = field_step(grown, state, recipe.field, prior, method, blind, anchor)
-    job.loop(f"field{tag}", state, recipe.field.steps, step)
+    size, samples = prior.frame_shape[-1], recipe.field.samples
+    job.loop(f"field{tag}", state, recipe.field.steps, step, lambda c: render_field(grown, c, size, samples))
 
+    job.pause("the mesh")
     with job.clock.part("mesh"):
         bar = job.progress.stage(f"mesh{tag}", 1)
         vertices, faces = extract(
@@ -359,17 +431,24 @@ def distil(
     if recipe.refine.steps:
         method = start_method(recipe, prior, recipe.refine.scale, seed, told)
         step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
-        job.loop(f"refine{tag}", state, recipe.refine.steps, step)
-        vertices = (vertices + state.parameters["offsets"]).detach()
+        surface, offsets = vertices, state.parameters["offsets"]
+        context = make_context(vertices.device)
+
+        def look(cameras: Cameras) -> Rendered:
+            return render_mesh(context, surface + offsets, faces, cameras, size, solid.color_at)
+
+        job.loop(f"refine{tag}", state, recipe.refine.steps, step, look)
+        vertices = (vertices + offsets).detach()
     light = None if start is None else start.light
     return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach(), light=light)
 
 
-def export(job: Job, shape: Shape) -> tuple[int, list[dict[str, float]]]:
+def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
     well each picture is reproduced."""
     recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
     reproduced: list[dict[str, float]] = []
+    job.pause("the texture")
     bar = progress.stage("texture", 4)
     context = make_context(shape.vertices.device)
     with clock.part("unwrap"):
@@ -385,6 +464,7 @@ def export(job: Job, shape: Shape) -> tuple[int, list[dict[str, float]]]:
         glb = run.folder / "mesh.glb"
         write_glb(glb, textured(unwrapped, texture), extras=extras)
     bar.update(3)
+    job.pause("the pictures")
     with clock.part("pictures"):
         asset = read_glb(glb)
         picture_context = RasterizeCpuContext()
@@ -447,5 +527,4 @@ def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: l
 
 def folder_of(run: Run) -> dict[str, str]:
     """The files a finished run offers, by name, that exist."""
-    names = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
-    return {n: str(Path(run.folder / n)) for n in names if (run.folder / n).is_file()}
+    return {n: str(Path(run.folder / n)) for n in OUTPUTS if (run.folder / n).is_file()}

@@ -25,6 +25,7 @@ from torch import Tensor
 from app.errors import UsageError
 from app.recipes import Recipe, to_yaml
 
+OUTPUTS = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
 STREAMS = ("init", "camera", "time", "noise", "jitter")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual
 from app.errors import CollapseError
-from app.pipeline import Clock, Job, fuse
+from app.pipeline import Clock, Work, fuse
 from app.progress import Progress
 from app.recipes import DirectRecipe, Recipe
 from app.runs import Run, create_run, generators
@@ -59,9 +59,9 @@ def exact(mesh: Mesh, recipe: Recipe) -> Tensor:
     return torch.from_numpy(snapshots([mesh] * len(cameras), cameras, 64, supersample=4))
 
 
-def job_of(recipe: Recipe, folder: Path, prior: object = None) -> Job:
+def job_of(recipe: Recipe, folder: Path, prior: object = None) -> Work:
     run = create_run(recipe, folder / "run")
-    return Job(recipe, run, Progress(quiet=True), Clock(), lambda: False, prior, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    return Work(recipe, run, Progress(quiet=True), Clock(), lambda: False, prior, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
 
 
 def fused(mesh: Mesh, folder: Path, **changes: int) -> Shape:

@@ -27,7 +27,7 @@ from app.errors import CollapseError
 from app.evaluate.network import light_frames
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.views import own_cameras, prior_cameras, unit
-from app.pipeline import Clock, Job, candidate, choose_device
+from app.pipeline import Clock, Work, candidate, choose_device
 from app.progress import Progress
 from app.recipes import FieldRecipe, Recipe, to_yaml
 from app.runs import Run, atomic, generators, slug
@@ -152,7 +152,7 @@ def grow(
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     run.previews.mkdir(exist_ok=True)
     run.write_text("config.yaml", to_yaml(recipe))
-    job = Job(recipe, run, Progress(quiet=True), clock, lambda: False, prior, choose_device(recipe.device))
+    job = Work(recipe, run, Progress(quiet=True), clock, lambda: False, prior, choose_device(recipe.device))
     shape = candidate(job, 0, seed).shape
     assert shape is not None
     shutil.rmtree(run.checkpoints)  # the cell's file replaces them; config.yaml repeats the run

@@ -114,7 +114,9 @@ def make_cells(a: Compare, todo: list[Key], prior: EmbeddedPrior) -> Iterator[Ke
     threads = max(1, (os.cpu_count() or 1) // a.workers)
     # numba and BLAS read these when they are first imported, in the new process
     os.environ |= {name: str(threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-    pool = ProcessPoolExecutor(a.workers, get_context("spawn"), _start_worker, (a.prior, a.device, a.precision, threads))
+    pool = ProcessPoolExecutor(
+        a.workers, get_context("spawn"), _start_worker, (a.prior, a.device, a.precision, threads)
+    )
     try:
         for done in as_completed([pool.submit(_work, a, key) for key in todo]):
             yield done.result()

@@ -20,7 +20,7 @@ from app.candidates import Shape
 from app.errors import CollapseError
 from app.evaluate.prior import Sampling, sample_at
 from app.evaluate.statistics import mean_interval, psnr
-from app.pipeline import Clock, Job, fuse
+from app.pipeline import Clock, Work, fuse
 from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import create_run, generators
@@ -40,7 +40,7 @@ def fuse_four(prior: EmbeddedPrior, frames: Tensor, cameras: Cameras) -> Shape:
     recipe = Recipe("consistency", method="direct")
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(recipe, Path(folder) / "run")
-        job = Job(recipe, run, Progress(quiet=True), Clock(), lambda: False, prior, torch.device("cpu"))
+        job = Work(recipe, run, Progress(quiet=True), Clock(), lambda: False, prior, torch.device("cpu"))
         return fuse(job, "", frames[:4], cameras[:4], generators(0))
 
 

@@ -74,6 +74,11 @@ class EmbeddedPrior:
         net, config = load_network(folder, device)
         return EmbeddedPrior(net, TextEncoder(device), device, name, config, precision)
 
+    def forget(self) -> None:
+        """Count usage anew, and keep no prompt's text."""
+        self.usage = Usage()
+        self._texts.clear()
+
     @property
     def name(self) -> str:
         return self._name
