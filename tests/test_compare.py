@@ -170,6 +170,8 @@ def test_a_folder_holds_one_comparison(tmp_path: Path) -> None:
 def test_cells_come_prompt_by_prompt_with_the_prior_first() -> None:
     a = checked(Compare(("b", "a", "b"), methods="ssd,sds,ssd", seeds=2))
     assert keys(a)[:6] == [("b", m, s) for m in (DDIM, "ssd", "sds") for s in (0, 1)] and len(keys(a)) == 12
+    assert dataclasses.replace(a, space="3d").rows() == [DDIM, "direct", "ssd", "sds"]
+    assert dataclasses.replace(a, space="3d", methods="sds,direct").rows() == [DDIM, "sds", "direct"]
 
 
 SMALL = ["--methods", "sds,dsd", "--seeds", "2", "--image.steps", "3", "--reference", "2", "--dsd.knots", "3"]
@@ -200,7 +202,7 @@ def test_compare_as_a_process_and_again(tmp_path: Path) -> None:
 def test_compare_in_3d_as_a_process(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
     steps = ["--field.steps", "4", "--refine.steps", "2", "--mesh.resolution", "40", "--mesh.faces", "800"]
-    how = ["--methods", "direct,sds", "--space", "3d", "--seeds", "1", "--reference", "2", "--direct.hull", "40"]
+    how = ["--methods", "sds", "--space", "3d", "--seeds", "1", "--reference", "2", "--direct.hull", "40"]
     result = polymode("compare", "a red mushroom", *how, *steps, "--out", str(out))
     assert result.returncode == 0, result.stderr
     results = json.loads((out / "results.json").read_text())

@@ -16,7 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from app.compare.cells import cell_path, make_cell, save_made
-from app.compare.options import DDIM, DIRECT, NAMES, Compare
+from app.compare.options import DIRECT, NAMES, Compare
 from app.errors import UsageError
 from app.models import load_prior, require
 from app.pipeline import choose_device
@@ -62,7 +62,7 @@ def checked(a: Compare) -> Compare:
 
 def keys(a: Compare) -> list[Key]:
     """Every cell, prompt by prompt: a comparison that is stopped has whole prompts to show."""
-    return [(p, m, s) for p in a.prompts for m in (DDIM, *a.names()) for s in range(a.seeds)]
+    return [(p, m, s) for p in a.prompts for m in a.rows() for s in range(a.seeds)]
 
 
 def settings(a: Compare) -> str:

@@ -77,6 +77,12 @@ class Compare:
         """The methods asked for, each once."""
         return list(dict.fromkeys(m.strip() for m in self.methods.split(",") if m.strip()))
 
+    def rows(self) -> list[str]:
+        """What the table shows: the ceilings (the prior's samples, in space 3d also direct), then the methods."""
+        names = self.names()
+        fused = [DIRECT] if self.space == "3d" and DIRECT not in names else []
+        return [DDIM, *fused, *names]
+
     def recipe(self, prompt: str, method: str, seed: int) -> Recipe:
         """The recipe of one cell: what `polymode generate` would run (space image runs its guidance on pixels)."""
         guide = dataclasses.replace(self.guide, blind_camera=self.blind_camera or self.guide.blind_camera)

@@ -42,7 +42,7 @@ NOTE = """R@1, R@5 and excess Janus in percent; saturation in CIELAB chroma; mea
 prompts]. Margin: the evaluator's score of the right class minus the best other one's. Kernel distance: to samples of
 the prior of the same prompt that are in no row. Diversity: mean feature distance over pairs of seeds that rank the
 right class in the first five; Vendi score over the same. Modes a seed: 1 where no two seeds ended in the same mode.
-ddim: the prior's own samples, the ceiling of every method."""
+ddim: the prior's own samples, the ceiling of every method; direct: the same fused into a mesh."""
 STYLE = """body{font:14px system-ui,sans-serif;margin:24px;max-width:1500px;color:#222}table{border-collapse:collapse}
 th,td{padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #ddd;
 font-variant-numeric:tabular-nums}figure{display:inline-block;margin:2px 6px 2px 0}
@@ -182,7 +182,7 @@ def measure_all(a: Compare, prior: EmbeddedPrior, evaluator: Evaluator) -> tuple
     cells, groups, pictures = [], [], {}
     for text, prompt in prompts.items():
         reference = features_of(evaluator, reference_of(a, text, prior)).split(VIEWS)
-        for method in (DDIM, *a.names()):
+        for method in a.rows():
             mine = []
             for seed in range(a.seeds):
                 made = load_made(cell_path(a.out, text, method, seed))
@@ -197,7 +197,7 @@ def report(a: Compare, prior: EmbeddedPrior) -> dict[str, Any]:
     """Measure every cell and write both files; returns results.json's content."""
     evaluator = load_evaluator()
     cells, groups, pictures = measure_all(a, prior, evaluator)
-    methods = [DDIM, *a.names()]
+    methods = a.rows()
     base = "sds" if "sds" in methods else a.names()[0]
     results: dict[str, Any] = {
         "space": a.space,
