@@ -32,7 +32,6 @@ from torch import Tensor
 from guidance.cfg import start_cfg
 from guidance.method import Guidance, Guided, Setup, Shown, encoded, finish, guided_prediction
 from guidance.prior import NoiseSchedule, Prediction, Views, bounded
-from guidance.schedule import SIGMA_MAX
 from guidance.view_words import with_view_words
 
 RINGS = -5.0, 35.0  # degrees
@@ -116,8 +115,9 @@ class DSD:
     """Noise level sigma under which guidance is left out, on the path and off it."""
     knots: int = 12
     """Knots of the path."""
-    sigma_first: float = SIGMA_MAX
-    """Noise level of the first knot; at most 14.6, where a_t is still large enough to divide by."""
+    sigma_first: float = 1000.0
+    """Noise level of the first knot, where the path starts as pure noise; one that the schedule does not reach stands
+    for its last step. At 13 frames lack the mean of a_t x, which a prior reads as half-empty silhouettes."""
     sigma_last: float = 0.315
     """Noise level of the last knot."""
     elevation: float = 15.0
