@@ -355,28 +355,29 @@ def _either(names: typing.Iterable[str]) -> str:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, which YAML has."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def load_recipe(path: Path) -> Recipe:
     """Read config.yaml. UsageError for a file that is absent, no YAML, or has unknown or mistyped fields."""
     try:
-        return _build(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return build(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as e:
         raise UsageError(f"{path} does not exist; give the folder of an earlier run.") from e
     except (yaml.YAMLError, TypeError, ValueError) as e:
         raise UsageError(f"{path} is not a Polymode recipe ({str(e).splitlines()[0]}); correct or replace it.") from e
 
 
-def _build(kind: Any, data: Any) -> Any:
-    """A dataclass from nested dicts, checking names and scalar types."""
+def build(kind: Any, data: Any) -> Any:
+    """A dataclass from nested dicts, checking names and scalar types. TypeError, ValueError or OverflowError for what does
+    not fit."""
     if not isinstance(data, dict):
         raise TypeError(f"{kind.__name__} must be a mapping")
     hints = typing.get_type_hints(kind)
@@ -387,7 +388,7 @@ def _build(kind: Any, data: Any) -> Any:
     for name, value in data.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            values[name] = _build(hint, value)
+            values[name] = build(hint, value)
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
             values[name] = float(value)
         elif typing.get_origin(hint) is tuple:
