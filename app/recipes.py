@@ -376,8 +376,8 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def build(kind: Any, data: Any) -> Any:
-    """A dataclass from nested dicts, checking names and scalar types. TypeError, ValueError or OverflowError for what does
-    not fit."""
+    """A dataclass from nested dicts, checking names and scalar types. TypeError, ValueError or OverflowError for what
+    does not fit."""
     if not isinstance(data, dict):
         raise TypeError(f"{kind.__name__} must be a mapping")
     hints = typing.get_type_hints(kind)
