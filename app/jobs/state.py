@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
 import time
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,12 +43,13 @@ JOB, LOCK, CANCEL, PROGRESS, HEARTBEAT, LOG = (
     ".heartbeat",
     "log.txt",
 )
+GRACE = 1.2  # seconds between asking a run to stop and ending it
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run as a job. Times are seconds since 1970; `attempts` counts the workers that began it; `pid` is its
-    worker's while it runs; `reason` is the sentence that it ended with."""
+    """One run as a job. Times are seconds since 1970; `attempts` counts the workers that began it (0: a person runs
+    it in a terminal); `pid` is its worker's while it runs; `reason` is the sentence that it ended with."""
 
     id: str
     """The folder's name."""
@@ -106,35 +110,63 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def job_of(value: dict[str, Any]) -> Job | None:
     """A job from its JSON object, or None where that is none."""
-    known = {f.name for f in dataclasses.fields(Job)}
-    try:
-        job = Job(**{k: v for k, v in value.items() if k in known})
-    except TypeError:
+    hints = typing.get_type_hints(Job)
+    known = {k: v for k, v in value.items() if k in hints}
+    if not {"id", "title", "state"} <= set(known) or known["state"] not in STATES:
         return None
-    return job if job.state in STATES and isinstance(job.title, str) else None
+    for name, v in known.items():
+        if isinstance(v, int) and hints[name] in (float, float | None):
+            known[name] = v = float(v)
+        if isinstance(v, bool) or not isinstance(v, hints[name]) or (isinstance(v, float) and not math.isfinite(v)):
+            return None
+    return Job(**known)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "config.yaml").is_file() or (folder / JOB).is_file()
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job of a run folder; of one without job.json, what its other files say. None where it is no run folder."""
-    value = read_json(folder / JOB)
-    if value is not None:
-        return job_of(value | {"id": folder.name})
-    if not (folder / "config.yaml").is_file():
+    """The job of a run folder; of one without job.json, or with a damaged one, what its other files say. None where it
+    is no run folder, or cannot be read."""
+    try:
+        if not is_run(folder):
+            return None
+        if (folder / JOB).is_file():
+            value = read_json(folder / JOB)
+            job = None if value is None else job_of(value | {"id": folder.name})
+            return job or _without_job(folder, f"{JOB} is damaged; `polymode jobs resume {folder.name}` mends it.")
+        return _without_job(folder)
+    except OSError:
         return None
+
+
+def _without_job(folder: Path, damage: str = "") -> Job:
     metadata = read_json(folder / "metadata.json") or {}
-    created = (folder / "config.yaml").stat().st_mtime
+    config = folder / "config.yaml"
     done = metadata.get("status") == "done"
     return Job(
         folder.name,
         str(metadata.get("prompt") or folder.name),
-        DONE if done else CANCELLED,
+        DONE if done else FAILED if damage else CANCELLED,
         "reconstruct" if (folder / "pictures").is_dir() else "generate",
         str(metadata.get("method", "")),
-        created=round(created, 3),
+        created=round((config if config.is_file() else folder).stat().st_mtime, 3),
         ended=round((folder / "metadata.json").stat().st_mtime, 3) if metadata else None,
         exit_code=0 if done else None,
-        reason="" if done else str(metadata.get("reason", "It was interrupted.")),
+        reason="" if done else damage or str(metadata.get("reason", "It was interrupted.")),
     )
+
+
+def stamp(folder: Path) -> int | None:
+    """A number that changes with what `read_job` says; None where it is no run folder."""
+    for name in (JOB, "metadata.json", "config.yaml"):
+        try:
+            return (folder / name).stat().st_mtime_ns if name == JOB or is_run(folder) else None
+        except OSError:
+            continue
+    return None
 
 
 def finished(folder: Path) -> bool:
@@ -189,3 +221,16 @@ def locked(folder: Path) -> Iterator[bool]:
     finally:
         if handle is not None:
             unlock(handle)
+
+
+DRAFT = re.compile(
+    r"\.(?!job\.).+\.\d+(\.\w+)?$"
+)  # what `atomic` and `write_atomically` name a file that is being written
+
+
+def sweep(folder: Path) -> None:
+    """Remove files that a run left half-written when it was ended; by who holds the run's lock."""
+    for inside in (folder, folder / "checkpoints", folder / "previews", folder / "pictures", folder / "candidates"):
+        for path in inside.glob(".*") if inside.is_dir() else ():
+            if DRAFT.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)

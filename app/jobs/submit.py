@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import UsageError
-from app.jobs.index import Index
+from app.errors import FULL, DiskError, UsageError
+from app.jobs.index import Index, checked_title
 from app.jobs.state import ACTIVE, QUEUED, Job, new_job
 from app.models import require
 from app.pipeline import choose_device
@@ -45,9 +47,12 @@ def submit(
     max_queue: int = 0,
 ) -> Job:
     """Queue a run. `name` of its folder, made from the prompt or the picture if left out. UsageError or MissingError,
-    one sentence, for what cannot run, or where more than `max_queue` jobs wait (0: no limit); nothing is left then."""
-    if max_queue and len(index.list((QUEUED, *ACTIVE), limit=max_queue)) >= max_queue:
-        raise UsageError(f"{max_queue} jobs are waiting, which is the limit; try again when some are done.")
+    one sentence, for what cannot run, or where `max_queue` jobs wait or run already (0: no limit); DiskError where it
+    cannot be written. Nothing is left then."""
+    require_room(index, max_queue)
+    title = checked_title(title[:200]) if title else ""
+    if name and (Path(name).name != name or name.startswith(".") or not name.isprintable()):
+        raise UsageError(f"{name[:80]!r} is no name for a folder; give one without slashes and dots before it.")
     if pictures:
         recipe = picture_recipe(recipe, len(pictures))
     else:
@@ -57,10 +62,18 @@ def submit(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     called = slug(recipe.prompt or (pictures[0].stem if pictures else ""))
     folder = fresh_folder(index.root, name or f"{called}-{stamp}")
-    try:
+    with removed_on_error(index, folder):
         run = prepare(pictures, recipe, folder) if pictures else create_run(recipe, folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only where it is still empty
+        return index.put(new_job(run, recipe, priority, title, group), max_queue)
+
+
+@contextmanager
+def removed_on_error(index: Index, folder: Path) -> Iterator[None]:
+    """A folder of `fresh_folder` goes if what is written into it fails. DiskError where that was a full disk."""
+    try:
+        yield
+    except BaseException as e:
+        shutil.rmtree(folder, ignore_errors=True)  # made by us, and known to nobody else
+        if isinstance(e, OSError) and e.errno in FULL:
+            raise DiskError(f"{index.root} cannot be written ({e.strerror}); make room, then try again.") from e
         raise
-    return index.put(new_job(run, recipe, priority, title, group))

@@ -18,20 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.errors import UsageError
+from app.errors import DiskError, UsageError, UserError
 from app.jobs import state
 from app.jobs.index import Index
-from app.jobs.state import CANCELLING, QUEUED, RUNNING, Job
+from app.jobs.state import ACTIVE, CANCELLING, GRACE, QUEUED, Job
 
-GRACE = 1.2  # seconds between asking a run to stop and ending its worker
 SILENT = 120.0  # seconds without a heartbeat after which a worker is taken for dead
 TICK = 0.2
+DEVICES = ("auto", "cpu", "cuda")  # what a worker takes: a job whose device is not here fails, and says so
 EARLY, TRIES = 10.0, 3  # a worker that ends within EARLY seconds, TRIES times, will not be started again
 
 
 @dataclass
 class Slot:
-    """A place for one worker. `device` is cpu or cuda, `gpu` the number of its GPU."""
+    """A place for one worker. `device` is cpu or cuda, `gpu` the number of its GPU; on the CPU it has `threads`."""
 
     device: str
     threads: int
@@ -40,12 +40,11 @@ class Slot:
     began: float = 0.0
     failures: int = 0
 
-    def devices(self) -> tuple[str, str]:
-        return ("auto", self.device)
-
 
 def slots(workers: int, device: str = "auto") -> list[Slot]:
     """One slot a GPU where there are any and `device` allows; otherwise `workers` slots that share the CPU's cores."""
+    if workers < 1:
+        raise UsageError(f"{workers} workers do nothing; give 1 or more with --workers.")
     if device != "cpu":
         import torch
 
@@ -58,7 +57,7 @@ def slots(workers: int, device: str = "auto") -> list[Slot]:
 
 @dataclass
 class Supervisor:
-    """Workers of one folder of runs. `trouble`: a sentence where workers cannot be started, or empty."""
+    """Workers of one folder of runs. `trouble`: a sentence where nothing can be run now, or empty."""
 
     root: Path
     slots: Sequence[Slot]
@@ -69,58 +68,67 @@ class Supervisor:
     def __post_init__(self) -> None:
         self.index = Index(self.root)
         folder = self.root / ".supervisor"
-        folder.mkdir(exist_ok=True)
-        self._lock = state.lock(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+            self._lock = state.lock(folder)
+        except OSError as e:
+            raise DiskError(f"{folder} cannot be written ({e.strerror}); choose another folder with --runs.") from e
         if self._lock is None:
             raise UsageError(
                 f"Another Polymode works on {self.root} already (polymode serve, batch or jobs work); stop it, or "
                 "choose another folder with --runs."
             )
         self._ended = threading.Event()
+        self._beats: dict[str, tuple[float, float]] = {}
+        self._asked: dict[str, float] = {}
 
     def tick(self) -> None:
         """Look after everything once."""
-        active = self.index.list((RUNNING, CANCELLING))
-        for job in active:
-            if self._to_end(job):
-                self._kill(job)
-        if active:
-            self.index.recover()
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is not None:
-                self._buried(slot)
-            if slot.process is None and self._wanted(slot):
-                self._start(slot)
-
-    def _to_end(self, job: Job) -> bool:
-        """Whether the job's worker, one of ours, must be ended."""
-        if not any(s.process is not None and s.process.pid == job.pid for s in self.slots):
-            return False
-        folder, now = self.root / job.id, time.time()
-        with contextlib.suppress(OSError):
-            if job.state == CANCELLING and now - (folder / state.CANCEL).stat().st_mtime > GRACE:
-                return True
-        with contextlib.suppress(OSError):
-            return now - max((folder / state.HEARTBEAT).stat().st_mtime, job.started or 0) > SILENT
-        return False
-
-    def _kill(self, job: Job) -> None:
-        for slot in self.slots:
-            if slot.process is not None and slot.process.pid == job.pid:
+                self._bury(slot)
+        active = self.index.list(ACTIVE)
+        for seen in (self._beats, self._asked):
+            for id in seen.keys() - {j.id for j in active}:
+                del seen[id]
+        for job in active:
+            slot = next((s for s in self.slots if s.process is not None and s.process.pid == job.pid), None)
+            if slot is not None and slot.process is not None and self._to_end(job):
                 end_group(slot.process)
                 slot.process = None
+        if active:
+            self.index.recover()
+        waiting = bool(self.index.list((QUEUED,), limit=1))
+        for slot in self.slots:
+            if waiting and slot.process is None and slot.failures < TRIES:
+                self._start(slot)
+        self.trouble = f"Workers end as soon as they are started; {self._log(self.slots[0])} says why."
+        if not self.stuck():
+            self.trouble = ""
 
-    def _buried(self, slot: Slot) -> None:
+    def stuck(self) -> bool:
+        """Whether no worker can be started."""
+        return all(s.failures >= TRIES for s in self.slots)
+
+    def _to_end(self, job: Job) -> bool:
+        """Whether the job's worker, one of ours, must be ended; by a clock that stops while the machine sleeps."""
+        now = time.monotonic()
+        if job.state == CANCELLING and now - self._asked.setdefault(job.id, now) > GRACE:
+            return True
+        with contextlib.suppress(OSError):
+            beat = (self.root / job.id / state.HEARTBEAT).stat().st_mtime
+            if self._beats.get(job.id, (None, 0.0))[0] != beat:
+                self._beats[job.id] = (beat, now)
+            return now - self._beats[job.id][1] > SILENT
+        return False
+
+    def _bury(self, slot: Slot) -> None:
         assert slot.process is not None
-        early = slot.process.returncode != 0 and time.monotonic() - slot.began < EARLY
-        slot.failures = slot.failures + 1 if early else 0
+        pid, code = slot.process.pid, slot.process.returncode
+        end_group(slot.process)  # what it had started
         slot.process = None
-
-    def _wanted(self, slot: Slot) -> bool:
-        if slot.failures >= TRIES:
-            self.trouble = f"Workers end as soon as they are started; {self._log(slot)} says why."
-            return False
-        return any(j.device in slot.devices() for j in self.index.list((QUEUED,)))
+        idle = not any(j.pid == pid for j in self.index.list(ACTIVE))  # otherwise that job may have been its death
+        slot.failures = slot.failures + 1 if code != 0 and idle and time.monotonic() - slot.began < EARLY else 0
 
     def _log(self, slot: Slot) -> Path:
         return self.root / ".supervisor" / f"worker-{list(self.slots).index(slot)}.log"
@@ -129,9 +137,8 @@ class Supervisor:
         environment = dict(os.environ)
         if slot.threads:  # numba and BLAS read these when they are first imported
             environment |= {n: str(slot.threads) for n in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        if slot.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
-        command = [sys.executable, "-m", "app.jobs.worker", "--root", str(self.root), "--device", slot.device]
+        environment["CUDA_VISIBLE_DEVICES"] = "" if slot.gpu is None else str(slot.gpu)
+        command = [sys.executable, "-m", "app.jobs.worker", "--root", str(self.root), "--parent", str(os.getpid())]
         command += ["--threads", str(slot.threads), "--idle", str(self.idle)]
         with self._log(slot).open("wb") as log:
             slot.process = subprocess.Popen(
@@ -145,7 +152,7 @@ class Supervisor:
             while not self._ended.is_set() and not until():
                 try:
                     self.tick()
-                except (UsageError, OSError) as e:  # a full disk, a damaged index: said, and tried again
+                except (UserError, OSError) as e:  # a full disk, a damaged index: said, and tried again
                     self.trouble = str(e)
                     self._ended.wait(2)
                 self._ended.wait(TICK)
@@ -166,8 +173,12 @@ class Supervisor:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     slot.process.wait(10)
                 end_group(slot.process)
+                with contextlib.suppress(UserError, OSError):
+                    for job in self.index.list(ACTIVE):
+                        if job.pid == slot.process.pid:  # it did not put its job back
+                            self.index.release(job.id)
                 slot.process = None
-        with contextlib.suppress(UsageError, OSError):
+        with contextlib.suppress(UserError, OSError):
             self.index.recover()
         if self._lock is not None:
             state.unlock(self._lock)
@@ -204,4 +215,4 @@ def until_signal(supervisor: Supervisor) -> Iterator[Callable[[], bool]]:
 
 def empty(index: Index) -> bool:
     """Whether nothing is queued or running."""
-    return not index.list((QUEUED, RUNNING, CANCELLING), limit=1)
+    return not index.list((QUEUED, *ACTIVE), limit=1)

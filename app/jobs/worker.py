@@ -1,10 +1,11 @@
-"""The worker: a process that takes queued jobs of one device, one after another, and runs them.
+"""The worker: a process that takes queued jobs, one after another, and runs them.
 
-    python -m app.jobs.worker --root runs --device cpu --threads 2 --idle 300
+    python -m app.jobs.worker --root runs --threads 2 --idle 300
 
 The supervisor (app/jobs/supervisor.py) starts it. It touches the run's heartbeat every second, writes progress.json
 and log.txt beside the run, keeps loaded priors for the next job, and ends after `idle` seconds without one, which
-unloads all. When its parent is gone it stops after the current step and puts the job back.
+unloads all. When its parent is gone, or it is asked to end (SIGTERM), it stops after the current step and puts the
+job back.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from app.errors import OUT_OF_MEMORY, Cancelled, UserError
 from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, Job
+from app.jobs.supervisor import DEVICES
 from app.models import load_prior
 from app.pipeline import Clock, choose_device, generate, plan, stage_count
 from app.progress import Progress, Status
@@ -59,10 +61,11 @@ class Priors:
 
 
 class Heart:
-    """A thread that touches the heartbeat of the run at work, and ends the process's work when its parent is gone."""
+    """A thread that touches the heartbeat of the run at work, and asks it to stop when the worker shall end, or its
+    parent is gone."""
 
-    def __init__(self, parent: int):
-        self.parent = parent
+    def __init__(self, parent: int, stop: threading.Event):
+        self.parent, self.stop = parent, stop
         self.folder: Path | None = None
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -73,6 +76,8 @@ class Heart:
                 with contextlib.suppress(OSError):
                     (folder / state.HEARTBEAT).touch()
             if os.getppid() != self.parent:
+                self.stop.set()
+            if self.stop.is_set():  # again and again: only a run that has begun hears it
                 os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(BEAT)
 
@@ -80,10 +85,10 @@ class Heart:
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """stdout and stderr, of native code too, go to the end of `path`."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
     with path.open("ab") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
@@ -114,21 +119,25 @@ class StatusFile:
 
 
 def run_job(index: Index, job: Job, priors: Priors) -> Job:
-    """Run a claimed job to its end, whatever that is."""
+    """Run a claimed job to its end, whatever that is; queued again where it stopped and nobody had cancelled it."""
     folder = index.root / job.id
-    clock = Clock()
+    run, clock = Run(folder), Clock()
+    state.sweep(folder)
+    (folder / state.PROGRESS).unlink(missing_ok=True)
+    for needed in (run.checkpoints, run.previews):
+        needed.mkdir(exist_ok=True)
     with logging_to(folder / state.LOG):
         try:
             recipe = load_recipe(folder / "config.yaml")
             check(recipe)
             prior = priors.get(recipe.prior, choose_device(recipe.device), recipe.precision)
             progress = Progress(stages=stage_count(recipe), plan=plan(recipe), listener=StatusFile(folder))
-            generate(recipe, Run(folder), progress, clock, prior, live=True)
+            generate(recipe, run, progress, clock, prior, live=True)
             return index.end(job.id, DONE, 0)
         except Cancelled as e:
             if state.cancel_asked(folder):
                 return index.end(job.id, CANCELLED, e.exit_code, str(e))
-            return index.put(dataclasses.replace(index.get(job.id), state=QUEUED, pid=None, attempts=job.attempts - 1))
+            return index.release(job.id)
         except UserError as e:
             sys.stderr.write(f"{e}\n")
             return index.end(job.id, FAILED, e.exit_code, str(e))
@@ -142,14 +151,13 @@ def run_job(index: Index, job: Job, priors: Priors) -> Job:
             return index.end(job.id, FAILED, 1, reason)
 
 
-def work(root: Path, device: str, idle: float, stop: threading.Event) -> int:
-    """Take jobs until `stop`, or `idle` seconds without one."""
-    devices = ("auto", device)
-    index, priors, heart = Index(root), Priors(), Heart(os.getppid())
+def work(root: Path, idle: float, stop: threading.Event, parent: int) -> int:
+    """Take jobs until `stop`, or `idle` seconds without one, or the process `parent` is gone."""
+    index, priors, heart = Index(root), Priors(), Heart(parent, stop)
     last = time.monotonic()
     while not stop.is_set():
         try:
-            claimed = index.claim(devices, os.getpid())
+            claimed = index.claim(DEVICES, os.getpid())
         except (UserError, OSError) as e:  # a full disk: the queue waits for room
             sys.stderr.write(f"{e}\n")
             stop.wait(2)
@@ -162,7 +170,8 @@ def work(root: Path, device: str, idle: float, stop: threading.Event) -> int:
         job, handle = claimed
         heart.folder = root / job.id
         try:
-            run_job(index, job, priors)
+            if run_job(index, job, priors).state == QUEUED:
+                stop.set()
         except (UserError, OSError) as e:  # its end could not be written: the supervisor will settle it
             sys.stderr.write(f"{job.id}: {e}\n")
             stop.wait(2)
@@ -176,9 +185,9 @@ def work(root: Path, device: str, idle: float, stop: threading.Event) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.jobs.worker")
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--idle", type=float, default=300.0)
+    parser.add_argument("--parent", type=int, default=os.getppid())
     a = parser.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)
@@ -186,7 +195,7 @@ def main() -> None:
     # between jobs a signal ends the loop; within one the pipeline's own handler stops the run first
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    sys.exit(work(a.root, a.device, a.idle, stop))
+    sys.exit(work(a.root, a.idle, stop, a.parent))
 
 
 if __name__ == "__main__":
