@@ -49,7 +49,8 @@ def submit(
     """Queue a run. `name` of its folder, made from the prompt or the picture if left out. UsageError or MissingError,
     one sentence, for what cannot run, or where `max_queue` jobs wait or run already (0: no limit); DiskError where it
     cannot be written. Nothing is left then."""
-    require_room(index, max_queue)
+    if max_queue and len(index.list((QUEUED, *ACTIVE), limit=max_queue)) >= max_queue:
+        raise UsageError(f"{max_queue} jobs are waiting, which is the limit; try again when some are done.")
     title = checked_title(title[:200]) if title else ""
     if name and (Path(name).name != name or name.startswith(".") or not name.isprintable()):
         raise UsageError(f"{name[:80]!r} is no name for a folder; give one without slashes and dots before it.")

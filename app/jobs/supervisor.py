@@ -25,7 +25,6 @@ from app.jobs.state import ACTIVE, CANCELLING, GRACE, QUEUED, Job
 
 SILENT = 120.0  # seconds without a heartbeat after which a worker is taken for dead
 TICK = 0.2
-DEVICES = ("auto", "cpu", "cuda")  # what a worker takes: a job whose device is not here fails, and says so
 EARLY, TRIES = 10.0, 3  # a worker that ends within EARLY seconds, TRIES times, will not be started again
 
 
@@ -98,13 +97,18 @@ class Supervisor:
                 slot.process = None
         if active:
             self.index.recover()
-        waiting = bool(self.index.list((QUEUED,), limit=1))
+        waiting = {j.device for j in self.index.list((QUEUED,))}
         for slot in self.slots:
-            if waiting and slot.process is None and slot.failures < TRIES:
+            if slot.process is None and slot.failures < TRIES and not waiting.isdisjoint(self.devices(slot)):
                 self._start(slot)
         self.trouble = f"Workers end as soon as they are started; {self._log(self.slots[0])} says why."
         if not self.stuck():
             self.trouble = ""
+
+    def devices(self, slot: Slot) -> tuple[str, ...]:
+        """What the slot's worker takes: jobs of its device, and of devices that no slot has. On a GPU's slot jobs for
+        the CPU run there too; without a GPU jobs for one fail, and say so."""
+        return ("auto", slot.device, *sorted({"cpu", "cuda"} - {s.device for s in self.slots}))
 
     def stuck(self) -> bool:
         """Whether no worker can be started."""
@@ -139,7 +143,7 @@ class Supervisor:
             environment |= {n: str(slot.threads) for n in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
         environment["CUDA_VISIBLE_DEVICES"] = "" if slot.gpu is None else str(slot.gpu)
         command = [sys.executable, "-m", "app.jobs.worker", "--root", str(self.root), "--parent", str(os.getpid())]
-        command += ["--threads", str(slot.threads), "--idle", str(self.idle)]
+        command += ["--threads", str(slot.threads), "--idle", str(self.idle), "--devices", *self.devices(slot)]
         with self._log(slot).open("wb") as log:
             slot.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

@@ -1,4 +1,4 @@
-"""The worker: a process that takes queued jobs, one after another, and runs them.
+"""The worker: a process that takes queued jobs of some devices, one after another, and runs them.
 
     python -m app.jobs.worker --root runs --threads 2 --idle 300
 
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from app.errors import OUT_OF_MEMORY, Cancelled, UserError
 from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, Job
-from app.jobs.supervisor import DEVICES
 from app.models import load_prior
 from app.pipeline import Clock, choose_device, generate, plan, stage_count
 from app.progress import Progress, Status
@@ -151,13 +150,13 @@ def run_job(index: Index, job: Job, priors: Priors) -> Job:
             return index.end(job.id, FAILED, 1, reason)
 
 
-def work(root: Path, idle: float, stop: threading.Event, parent: int) -> int:
+def work(root: Path, devices: Sequence[str], idle: float, stop: threading.Event, parent: int) -> int:
     """Take jobs until `stop`, or `idle` seconds without one, or the process `parent` is gone."""
     index, priors, heart = Index(root), Priors(), Heart(parent, stop)
     last = time.monotonic()
     while not stop.is_set():
         try:
-            claimed = index.claim(DEVICES, os.getpid())
+            claimed = index.claim(devices, os.getpid())
         except (UserError, OSError) as e:  # a full disk: the queue waits for room
             sys.stderr.write(f"{e}\n")
             stop.wait(2)
@@ -185,6 +184,7 @@ def work(root: Path, idle: float, stop: threading.Event, parent: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.jobs.worker")
     parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--devices", nargs="+", default=["auto", "cpu"])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--idle", type=float, default=300.0)
     parser.add_argument("--parent", type=int, default=os.getppid())
@@ -195,7 +195,7 @@ def main() -> None:
     # between jobs a signal ends the loop; within one the pipeline's own handler stops the run first
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    sys.exit(work(a.root, a.idle, stop, a.parent))
+    sys.exit(work(a.root, a.devices, a.idle, stop, a.parent))
 
 
 if __name__ == "__main__":
