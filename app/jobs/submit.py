@@ -58,7 +58,8 @@ def submit(
         recipe = picture_recipe(recipe, len(pictures))
     else:
         check(recipe)
-    choose_device(recipe.device)
+    if here:
+        choose_device(recipe.device)
     require(recipe.prior)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     called = slug(recipe.prompt or (pictures[0].stem if pictures else ""))
