@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import time
@@ -45,10 +44,11 @@ def submit(
     group: str = "",
     name: str = "",
     max_queue: int = 0,
+    here: bool = True,
 ) -> Job:
     """Queue a run. `name` of its folder, made from the prompt or the picture if left out. UsageError or MissingError,
     one sentence, for what cannot run, or where `max_queue` jobs wait or run already (0: no limit); DiskError where it
-    cannot be written. Nothing is left then."""
+    cannot be written. Nothing is left then. `here`: this machine runs it, so that its device must be here."""
     if max_queue and len(index.list((QUEUED, *ACTIVE), limit=max_queue)) >= max_queue:
         raise UsageError(f"{max_queue} jobs are waiting, which is the limit; try again when some are done.")
     title = checked_title(title[:200]) if title else ""
