@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from app.errors import FULL
 from app.export.glb import TexturedMesh, encode_png, write_atomically
 from app.export.preview import BACKGROUND, Shading, render_asset, to_bytes
 from renderers.cameras import orbit
@@ -38,7 +41,7 @@ class VideoError(RuntimeError):
 def write_video(path: Path, frames: Iterable[np.ndarray], size: int, fps: int) -> None:
     """Encode frames (size, size, 3) uint8, `size` even, as H.264 in an MP4 that is moved into place when it is whole.
 
-    VideoError, one sentence, where ffmpeg is missing or fails.
+    OSError where the disk is full; VideoError, one sentence, where ffmpeg is missing or fails otherwise.
     """
     if size % 2:
         raise ValueError(f"yuv420p needs an even size, not {size}.")
@@ -55,12 +58,14 @@ def write_video(path: Path, frames: Iterable[np.ndarray], size: int, fps: int) -
         except BrokenPipeError:
             pass  # ffmpeg has ended; its own message follows
         _, complaint = ffmpeg.communicate()
+        if number := _refused(ffmpeg.returncode, complaint):
+            raise OSError(number, os.strerror(number), str(path))
         if ffmpeg.returncode != 0:
             lines = complaint.decode(errors="replace").strip().splitlines()
             raise VideoError(f"ffmpeg could not write {path}: {lines[0] if lines else ffmpeg.returncode}.")
         os.replace(draft, path)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, VideoError):
+        if isinstance(error, VideoError) or getattr(error, "errno", None) in FULL:
             raise
         raise VideoError(f"ffmpeg could not write {path}: {error}.") from error
     finally:
@@ -68,6 +73,14 @@ def write_video(path: Path, frames: Iterable[np.ndarray], size: int, fps: int) -
             ffmpeg.kill()  # cancelled half-way
             ffmpeg.wait()
         draft.unlink(missing_ok=True)
+
+
+def _refused(code: int, complaint: bytes) -> int:
+    """The system's number where it refused to write what ffmpeg gave it, or 0."""
+    if code == -getattr(signal, "SIGXFSZ", 0) and code:
+        return errno.EFBIG
+    text = complaint.decode(errors="replace")
+    return next((n for n in FULL if code and os.strerror(n) in text), 0)
 
 
 def turntable(

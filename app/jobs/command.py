@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.errors import UsageError
+from app.errors import DiskError, UsageError
 from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.options import Jobs
@@ -33,7 +34,8 @@ def run_jobs(a: Jobs) -> int:
     if a.action == "rescan":
         return _say(a, {"runs": index.rescan()}, lambda v: f"{v['runs']} runs in {a.runs}")
     index.sync()
-    index.recover()
+    with contextlib.suppress(DiskError):  # a list can be read from a full disk too
+        index.recover()
     id = Path(a.id.rstrip("/")).name if a.id else ""
     if a.action == "list":
         return _list(a, index)
@@ -65,7 +67,8 @@ def described(index: Index, id: str) -> dict[str, Any]:
 
 
 def duration(job: Job) -> str:
-    if job.started is None:
+    """Seconds that a run has taken, or nothing for one that waits."""
+    if job.started is None or job.state == state.QUEUED:
         return ""
     return f"{(job.ended or time.time()) - job.started:.0f} s"
 
@@ -110,12 +113,37 @@ def _open(folder: Path) -> int:
 
 
 def _work(a: Jobs, index: Index) -> int:
-    """Run the queue until it is empty."""
+    """Run the queue until it is empty, and say of each run what became of it."""
     from app.jobs.supervisor import Supervisor, empty, slots, until_signal
 
     supervisor = Supervisor(a.runs, slots(a.workers), idle=5.0)
+    seen: dict[str, str] = {}
+    trouble = ""
+
+    def over() -> bool:
+        nonlocal trouble
+        news = {j.id: j for j in index.list((state.QUEUED, *state.ACTIVE))}
+        for id in seen.keys() - news.keys():
+            with contextlib.suppress(UsageError):  # moved away meanwhile
+                news[id] = index.get(id)
+        for id, job in news.items():
+            if seen.get(id, state.QUEUED) != job.state:
+                what = f" after {duration(job)}" if job.state == state.DONE else job.reason and f": {job.reason}"
+                sys.stderr.write(f"{id}: {job.state}{what}\n")
+            seen[id] = job.state
+        for id in [id for id, s in seen.items() if s in state.FINISHED]:
+            done.append(id)
+            del seen[id]
+        if supervisor.trouble != trouble:
+            trouble = supervisor.trouble
+            sys.stderr.write(f"{trouble or 'It goes on.'}\n")
+        return empty(index) or supervisor.stuck()
+
+    done: list[str] = []
     with until_signal(supervisor) as interrupted:
-        supervisor.run(lambda: empty(index))
-    if supervisor.trouble:
+        supervisor.run(over)
+    if a.json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(index.get(id)) for id in done], ensure_ascii=False) + "\n")
+    if supervisor.stuck():
         raise UsageError(supervisor.trouble)
     return 130 if interrupted() else 0
