@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -94,8 +96,16 @@ _prior: EmbeddedPrior | None = None  # a worker process's own
 def _start_worker(prior: str, device: str, precision: str, threads: int) -> None:
     global _prior
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops us
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(threads)
     _prior = load_prior(prior, choose_device(device), precision)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _work(a: Compare, key: Key, prior: EmbeddedPrior | None = None) -> Key:
