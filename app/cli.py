@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `reconstruct`, `compare`, `evaluate`, `jobs`, `models list`, `doctor`. Flags
-come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `models list`,
+`doctor`. Flags come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import tyro
 
 from app import STARTED
+from app.batch.options import Batch
 from app.compare.options import Compare
 from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.evaluate.options import Evaluate
@@ -184,7 +185,7 @@ def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
     return of(name)
 
 
-def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Jobs | Models | Doctor:
+def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Models | Doctor:
     generate, reconstruct = Generate(), Reconstruct(())
     if argv[:1] == ["generate"]:
         generate = Generate(recipe=default_recipe(argv, preset))
@@ -193,6 +194,7 @@ def parse(argv: list[str]) -> Generate | Reconstruct | Compare | Evaluate | Jobs
     kind = (
         Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct", default=reconstruct)]
+        | Annotated[Batch, tyro.conf.subcommand("batch")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Jobs, tyro.conf.subcommand("jobs")]
@@ -212,6 +214,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
             code = run_generate(a)
         elif isinstance(a, Reconstruct):
             code = run_reconstruct(a)
+        elif isinstance(a, Batch):
+            from app.batch.command import run_batch
+
+            code = run_batch(a)
         elif isinstance(a, Compare):
             from app.compare.command import run_compare
 
