@@ -30,18 +30,19 @@ EARLY, TRIES = 10.0, 3  # a worker that ends within EARLY seconds, TRIES times, 
 
 @dataclass
 class Slot:
-    """A place for one worker. `device` is cpu or cuda, `gpu` the number of its GPU; on the CPU it has `threads`."""
+    """A place for one worker. `device` is cpu or cuda; `gpu` the number or id of its GPU; `threads` on the CPU."""
 
     device: str
     threads: int
-    gpu: int | None = None
+    gpu: int | str | None = None
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     failures: int = 0
 
 
 def slots(workers: int, device: str = "auto") -> list[Slot]:
-    """One slot a GPU where there are any and `device` allows; otherwise `workers` slots that share the CPU's cores."""
+    """One slot a GPU where there are any and `device` allows; otherwise `workers` slots that share the CPU's cores. One
+    alone has as many threads as a run in a terminal (0: torch's own choice), so that both give the same bytes."""
     if workers < 1:
         raise UsageError(f"{workers} workers do nothing; give 1 or more with --workers.")
     if device != "cpu":
@@ -50,7 +51,7 @@ def slots(workers: int, device: str = "auto") -> list[Slot]:
         count = torch.cuda.device_count()
         if count:
             return [Slot("cuda", 0, k) for k in range(count)]
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
     return [Slot("cpu", threads) for _ in range(workers)]
 
 
