@@ -1,4 +1,4 @@
-"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `models list`,
+"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `serve`, `models list`,
 `doctor`. Flags come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from app.errors import OUT_OF_MEMORY, UsageError, UserError
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
 from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset
+from app.web.options import Serve
 
 if TYPE_CHECKING:
     from app.pipeline import Clock
@@ -185,7 +186,7 @@ def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
     return of(name)
 
 
-def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Models | Doctor:
+def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Serve | Models | Doctor:
     generate, reconstruct = Generate(), Reconstruct(())
     if argv[:1] == ["generate"]:
         generate = Generate(recipe=default_recipe(argv, preset))
@@ -198,6 +199,7 @@ def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluat
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Jobs, tyro.conf.subcommand("jobs")]
+        | Annotated[Serve, tyro.conf.subcommand("serve")]
         | Annotated[Models, tyro.conf.subcommand("models")]
         | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     )
@@ -230,6 +232,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.jobs.command import run_jobs
 
             code = run_jobs(a)
+        elif isinstance(a, Serve):
+            from app.web.serve import run_serve
+
+            code = run_serve(a)
         elif isinstance(a, Models):
             code = run_models(a)
         else:

@@ -1,0 +1,1 @@
+"""The web page (`polymode serve`): a thin client of the jobs."""

@@ -1,0 +1,153 @@
+"""The controls of the Text and Picture tabs, and the advanced drawer that is made from the recipe's dataclasses."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.components import Component
+
+from app.methods import METHODS
+from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
+from app.reconstruct import MAX_PICTURES
+from app.web.actions import MOST_SEEDS, priors
+from app.web.settings import Setting, groups, value_of
+from app.web.style import RANDOM
+
+METHOD_CHOICES = [
+    ("direct: the prior's own views, fused; seconds", "direct"),
+    ("sds: score distillation; about a minute", "sds"),
+    *((f"{m}: docs/methods.md says what it does", m) for m in METHODS if m != "sds"),
+]
+PRESET_HELP = "Sets every number that is not given: draft is quick, high takes many times as long."
+GROUP_NAMES = {
+    "run": "Run",
+    "guide": "Guidance, every method",
+    "field": "Stage 1: the field",
+    "mesh": "Stage 2: the mesh",
+    "refine": "Stage 3: refinement",
+    "direct": "Method direct",
+    "picture": "Pictures",
+    "texture": "Stage 4: the texture",
+}
+
+
+CHOSEN = ("preset", "method", "count", "seed", "faces", "prior")  # as Controls.all() has them
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What both tabs have."""
+
+    preset: gr.Radio
+    method: gr.Dropdown
+    count: gr.Slider
+    seed: gr.Number
+    faces: gr.Number
+    prior: gr.Dropdown
+
+    def all(self) -> list[Component]:
+        return [self.preset, self.method, self.count, self.seed, self.faces, self.prior]
+
+
+def prompt_box(label: str, hint: str) -> gr.Textbox:
+    return gr.Textbox(label=label, placeholder=hint, lines=2, max_lines=4, max_length=MAX_PROMPT)
+
+
+def controls(prior: str) -> Controls:
+    """`prior`: the one that is chosen at first."""
+    quality = gr.Radio(PRESETS, value="draft", label="Preset", info=PRESET_HELP)
+    method = gr.Dropdown(METHOD_CHOICES, value="direct", label="Method")
+    with gr.Row():
+        count = gr.Slider(
+            1, MOST_SEEDS, value=1, step=1, label="Seeds side by side", info="Each is a run; pick one afterwards."
+        )
+        with gr.Column(min_width=140):
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            gr.Button("Random seed", size="sm").click(
+                None, None, seed, js=RANDOM, queue=False, api_visibility="private"
+            )
+    with gr.Row():
+        faces = gr.Number(
+            None, label="Faces", precision=0, placeholder="the preset's", info="Triangles of the result: 100 to 200,000."
+        )
+        choice = gr.Dropdown(priors(), value=prior, label="Prior", info="The diffusion model; `polymode models list`.")
+    return Controls(quality, method, count, seed, faces, choice)
+
+
+def drawer() -> tuple[list[str], list[Component]]:
+    """The advanced drawer: (names of the settings, their components). Empty leaves a setting as the preset has it."""
+    names: list[str] = []
+    components: list[Component] = []
+    with gr.Accordion("Advanced: every number of a run", open=False, elem_classes="advanced"):
+        gr.Markdown("What is left empty is as the preset has it. Names are those of the command line's flags.")
+        for group, members in groups().items():
+            with gr.Accordion(GROUP_NAMES.get(group, f"Method {group}"), open=False):
+                for s in members:
+                    names.append(s.name)
+                    components.append(control(s))
+    return names, components
+
+
+def control(s: Setting) -> Component:
+    default = value_of(picture_preset("draft") if s.group == "picture" else preset("draft"), s)
+    if s.kind is bool:
+        info = f"{s.help} Else: {'yes' if default else 'no'}."
+        return gr.Dropdown(["", "yes", "no"], value="", label=s.name, info=info)
+    if s.choices:
+        return gr.Dropdown(["", *s.choices], value="", label=s.name, info=f"{s.help} Else: {default}.")
+    if s.kind is str:
+        return gr.Textbox(label=s.name, info=s.help, placeholder=str(default), max_length=MAX_PROMPT)
+    precision = 0 if s.kind is int else None
+    return gr.Number(None, label=s.name, info=s.help, placeholder=f"draft: {default:g}", precision=precision)
+
+
+def given(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The settings that were filled in."""
+    return {n: v for n, v in zip(names, values, strict=True) if v is not None and v != ""}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the Picture tab has before the common controls."""
+
+    files: gr.File
+    prompt: gr.Textbox
+    background: gr.Dropdown
+    azimuth: gr.Textbox
+    elevation: gr.Textbox
+
+    def all(self) -> list[Component]:
+        return [self.files, self.prompt, self.background, self.azimuth, self.elevation]
+
+
+def picture_controls() -> Pictures:
+    files = gr.File(
+        label=f"Pictures of one object: 1 to {MAX_PICTURES} PNG, JPEG or WebP files; the first is the front",
+        file_count="multiple",
+        file_types=[".png", ".jpg", ".jpeg", ".webp"],
+        height=160,
+    )
+    shown = gr.HTML()
+    files.change(uploaded, files, shown, queue=False, show_progress="hidden", api_visibility="private")
+    prompt = prompt_box("What it is, in English (may be empty)", "a red mushroom")
+    with gr.Row():
+        background = gr.Dropdown(
+            BACKGROUNDS, value="auto", label="Background", info="How the object is cut out; alpha: its own transparency."
+        )
+        azimuth = gr.Textbox(label="Azimuth", placeholder="estimated", info="Degrees for each picture: 0 front, 90 its +X.")
+        elevation = gr.Textbox(label="Elevation", placeholder="estimated", info="Degrees from above, for each picture.")
+    return Pictures(files, prompt, background, azimuth, elevation)
+
+
+def uploaded(files: list[str] | None) -> str:
+    """The uploaded pictures, small."""
+    shown = [
+        f'<img src="gradio_api/file={quote(f)}" alt="{html.escape(f.rsplit("/", 1)[-1], quote=True)}">'
+        for f in (files or [])[:MAX_PICTURES]
+    ]
+    return f'<div class="uploaded">{"".join(shown)}</div>' if shown else ""

@@ -1,0 +1,143 @@
+"""`polymode serve`: a supervisor of workers in a thread, and the page."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from app.errors import UsageError
+from app.jobs.supervisor import Supervisor, slots
+from app.web.options import Serve
+
+
+def run_serve(a: Serve) -> int:
+    """The command's body: until a signal. Returns the exit code."""
+    judge(a)
+    supervisor = Supervisor(a.runs, slots(a.workers, a.device), a.idle)
+    with uploads_folder():
+        from app.web.site import Site
+
+        site = Site(supervisor.index, a.max_queue, supervisor)
+        thread = threading.Thread(target=supervisor.run, args=(lambda: False,))
+        ended = threading.Event()
+        previous = {s: signal.signal(s, lambda *_: ended.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            page, address = launch(site, a)
+            thread.start()
+            sys.stdout.write(f"Polymode: {address}  (runs in {a.runs.resolve()}; Ctrl-C stops)\n")
+            sys.stdout.flush()
+            if not loopback(a.host) and not a.auth:
+                sys.stderr.write("polymode: everyone who reaches this address can use it; --auth asks for a password.\n")
+            ended.wait()
+            sys.stderr.write("polymode: stopping; runs at work go back into the queue.\n")
+        finally:
+            supervisor.stop()
+            if thread.ident is not None:
+                thread.join()
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+        page.close(verbose=False)
+    return 0
+
+
+def judge(a: Serve) -> None:
+    """UsageError for flags that cannot be."""
+    for name, value, low, high in (
+        ("port", a.port, 1, 65535),
+        ("max-queue", a.max_queue, 1, 100_000),
+        ("max-upload", a.max_upload, 1, 100),
+        ("workers", a.workers, 1, 64),
+        ("idle", a.idle, 0, 1e9),
+    ):
+        if not low <= value <= high:
+            raise UsageError(f"--{name} {value} is out of range; use {low} to {high:g}.")
+    user, colon, password = a.auth.partition(":")
+    if a.auth and not (user and colon and password):
+        raise UsageError("--auth needs a name and a password; give them as USER:PASSWORD.")
+
+
+def loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
+
+
+@contextlib.contextmanager
+def uploads_folder() -> Iterator[None]:
+    """A folder of this server's own for uploads and copies, removed at the end. Gradio reads the environment when it
+    is imported and later: nothing is reported to anybody, and nothing else is served."""
+    folder = tempfile.mkdtemp(prefix="polymode-")
+    os.environ |= {
+        "GRADIO_TEMP_DIR": os.path.realpath(folder),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_MCP_SERVER"):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def launch(site: Any, a: Serve) -> tuple[Any, str]:
+    """Start to serve in a thread. Returns (the Blocks, the page's address). UsageError where the address cannot be
+    used."""
+    from fastapi import Request
+    from fastapi.routing import APIRoute
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from app.web.files import route
+    from app.web.page import build
+    from app.web.style import CSS, THEME
+
+    page = build(site)
+
+    def signed_in(request: Request) -> bool:
+        app = request.app
+        names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+        return not a.auth or any(request.cookies.get(n) in app.tokens for n in names)
+
+    # a page elsewhere that has its own name point to this machine must not read what only this machine may
+    hosts = ["localhost", "127.0.0.1", "[::1]", a.host] if loopback(a.host) else ["*"]
+    own = APIRoute("/run/{id}/{name:path}", route(site, signed_in), methods=["GET", "HEAD"], include_in_schema=False)
+    user, _, password = a.auth.partition(":")
+    try:
+        _, address, _ = page.queue(max_size=None, api_open=False).launch(
+            server_name=a.host,
+            server_port=a.port,
+            auth=(user, password) if a.auth else None,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=False,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            pwa=False,
+            max_file_size=a.max_upload * 1_000_000,
+            footer_links=["api", "settings"],
+            app_kwargs={
+                "routes": [own],
+                "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+                "docs_url": None,
+                "redoc_url": None,
+            },
+            theme=THEME,
+            css=CSS,
+        )
+    except OSError as e:
+        raise UsageError(
+            f"The address {a.host}:{a.port} cannot be used; another program may have it, so choose another with --port."
+        ) from e
+    return page, address
