@@ -41,8 +41,8 @@ class Slot:
 
 
 def slots(workers: int, device: str = "auto") -> list[Slot]:
-    """One slot a GPU where there are any and `device` allows; otherwise `workers` slots that share the CPU's cores. One
-    alone has as many threads as a run in a terminal (0: torch's own choice), so that both give the same bytes."""
+    """One slot a GPU where there are any and `device` allows; otherwise `workers` slots that share the CPU's cores.
+    One alone has as many threads as a run in a terminal (0: torch's own choice): both give the same bytes."""
     if workers < 1:
         raise UsageError(f"{workers} workers do nothing; give 1 or more with --workers.")
     if device != "cpu":
