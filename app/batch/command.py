@@ -37,10 +37,10 @@ def run_batch(a: Batch) -> int:
     root = folder(a.out)
     report = Report(root, a.lines)
     report.claim()
+    index, entries = Index(root), list[Entry]()
+    with disk(root):
+        executor = executor_of(a, root)  # before the signals: Ray has a handler of its own
     with disk(root), interruption() as interrupted:
-        index = Index(root)
-        executor = executor_of(a, root)
-        entries: list[Entry] = []
         try:
             entries = take_up(index, lines)
             summary = report.write(entries, "running", time.monotonic() - began)

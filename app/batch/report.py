@@ -24,7 +24,19 @@ from app.runs import Run, atomic
 KIND = "polymode batch"
 SUMMARY, TABLE, PAGE, THUMBNAILS = "summary.json", "summary.csv", "index.html", "thumbnails"
 WIDTH = 360  # pixels of a thumbnail
-COLUMNS = ("line", "state", "title", "folder", "method", "seed", "seconds", "faces", "attempts", "exit_code", "reason")
+COLUMNS: tuple[str, ...] = (
+    "line",
+    "state",
+    "title",
+    "folder",
+    "method",
+    "seed",
+    "seconds",
+    "faces",
+    "attempts",
+    "exit_code",
+    "reason",
+)
 STYLE = """:root{color-scheme:light dark}body{font:15px/1.4 system-ui,sans-serif;margin:24px;max-width:1500px}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:16px}
 article{border:1px solid #8886;border-radius:8px;overflow:hidden}article div{padding:8px 12px}
@@ -102,7 +114,7 @@ class Report:
         run = Run(self.root)
         run.write_json(SUMMARY, summary)
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, list(COLUMNS))
         writer.writeheader()
         writer.writerows(rows)
         run.write_text(TABLE, text.getvalue())

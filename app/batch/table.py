@@ -18,7 +18,7 @@ NO_WRAP, WRAP, CLEAR = "\x1b[?7l", "\x1b[?7h", "\x1b[J"
 
 def counts(entries: Sequence[Entry]) -> dict[str, int]:
     """Lines by state; what is queued waits."""
-    out = dict.fromkeys((DONE, FAILED, CANCELLED, RUNNING, WAITING), 0)
+    out: dict[str, int] = dict.fromkeys([DONE, FAILED, CANCELLED, RUNNING, WAITING], 0)
     for e in entries:
         out[RUNNING if e.state in ACTIVE else WAITING if e.state == QUEUED else e.state] += 1
     return out
