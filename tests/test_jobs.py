@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from app.cli import main
 from app.errors import UsageError, UserError
 from app.jobs import state
 from app.jobs.command import described
@@ -346,6 +347,21 @@ def polymode(*arguments: object, code: int = 0, **options: Any) -> subprocess.Co
     return done
 
 
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """`polymode jobs ARGUMENTS` in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["jobs", *map(str, arguments)])
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first true value of `what()`, which is asked fifty times a second."""
     until = time.monotonic() + seconds
@@ -424,8 +440,8 @@ def test_killed_workers_and_supervisors_cost_no_byte(index: Index, reference: by
     wait_for(lambda: not alive(second))
     put_back = index.get("job")
     assert (put_back.state, put_back.attempts, put_back.pid) == (QUEUED, 1, None)
-    said = polymode("jobs", "work", "--runs", root, "--json")
-    assert [j["state"] for j in json.loads(said.stdout)] == [DONE] and "job: done after" in said.stderr
+    worked = polymode("jobs", "work", "--runs", root, "--json")
+    assert [j["state"] for j in json.loads(worked.stdout)] == [DONE] and "job: done after" in worked.stderr
     assert (root / "job" / "mesh.glb").read_bytes() == reference
     events = [json.loads(line) for line in (root / "job" / "events.jsonl").read_text().splitlines()]
     assert {"resumed", "done"} <= {e["event"] for e in events}
@@ -488,44 +504,57 @@ def test_a_full_disk_ends_the_run_with_6_and_loses_nothing(index: Index, referen
     assert (root / "job" / "mesh.glb").read_bytes() == reference
 
 
-def test_a_run_in_a_terminal_is_listed_and_cancelled_from_another(index: Index) -> None:
+def test_a_run_in_a_terminal_is_listed_and_cancelled_from_another(index: Index, said: Said) -> None:
     root = index.root
     queued(index, "other")
     create_run(tiny(fit=5000), root / "mine")
     process = subprocess.Popen(cli("generate", "--resume", root / "mine"), stderr=subprocess.PIPE, text=True)
     at_work(root, "mine", "previews/fuse1-00001.png")
-    listed = json.loads(polymode("jobs", "list", "--runs", root, "--state", "running", "--json").stdout)
+    listed = json.loads(said("list", "--runs", root, "--state", "running", "--json")[1])
     assert [(j["id"], j["title"], j["pid"]) for j in listed] == [("mine", "a red mushroom", process.pid)]
     assert "is at work already" in polymode("generate", "--resume", root / "mine", code=2).stderr
     assert "cancelling" in polymode("jobs", "cancel", "mine", "--runs", root).stdout
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130 and "Cancelled at step" in stderr, stderr
-    shown = json.loads(polymode("jobs", "show", "mine", "--runs", root, "--json").stdout)
+    shown = json.loads(said("show", "mine", "--runs", root, "--json")[1])
     assert shown["state"] == CANCELLED and shown["exit_code"] == 130 and shown["pid"] is None
-    assert "nothing to cancel" in polymode("jobs", "cancel", "mine", "--runs", root, code=2).stderr
+    code, _, error = said("cancel", "mine", "--runs", root)
+    assert code == 2 and "nothing to cancel" in error
 
 
-def test_the_commands(index: Index) -> None:
+def test_the_commands(index: Index, said: Said) -> None:
     root = index.root
     for name in ("one", "two"):
         queued(index, name)
-    assert polymode("jobs", "cancel", root / "one", "--runs", root).stdout == "one: cancelled\n"
-    assert "queued" in polymode("jobs", "resume", "one", "--runs", root).stdout and index.get("one").state == QUEUED
-    assert polymode("jobs", "open", "one", "--runs", root).stdout.strip() == str((root / "one").resolve())
+    assert said("cancel", root / "one", "--runs", root) == (0, "one: cancelled\n", "")
+    code, out, _ = said("resume", "one", "--runs", root)
+    assert code == 0 and "queued" in out and index.get("one").state == QUEUED
+    assert said("open", "one", "--runs", root) == (0, f"{(root / 'one').resolve()}\n", "")
     index.path.write_bytes(b"damaged" * 999)
-    assert "polymode jobs rescan" in polymode("jobs", "list", "--runs", root, code=2).stderr
-    assert json.loads(polymode("jobs", "rescan", "--runs", root, "--json").stdout) == {"runs": 2}
+    code, _, error = said("list", "--runs", root)
+    assert code == 2 and "polymode jobs rescan" in error
+    code, out, _ = said("rescan", "--runs", root, "--json")
+    assert code == 0 and json.loads(out) == {"runs": 2}
     table = polymode("jobs", "--runs", root).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["queued", "queued"] and "two" in table[0] and "one" in table[1]
-    for words, said in (
+    assert described(index, "two")["files"] == {"config.yaml": str(root / "two" / "config.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
         (("show", "none"), "There is no run 'none'"),
         (("cancel",), "Say which run"),
         (("rescan", "one"), "takes no ID"),
         (("work", "--workers", "0"), "0 workers"),
-    ):
-        error = polymode("jobs", *words, "--runs", root, code=2).stderr.strip().splitlines()
-        assert len(error) == 1 and said in error[0] and error[0].endswith(".")
-    assert described(index, "two")["files"] == {"config.yaml": str(root / "two" / "config.yaml")}
+        (("list", "--runs", "nowhere"), "There is no folder nowhere"),
+    ],
+)
+def test_commands_that_make_no_sense(index: Index, said: Said, words: tuple[str, ...], sentence: str) -> None:
+    queued(index, "one")
+    code, out, error = said(*words, *(() if "--runs" in words else ("--runs", index.root)))
+    assert code == 2 and not out and sentence in error
+    assert error.startswith("polymode: ") and error.endswith(".\n") and error.count("\n") == 1
 
 
 def test_a_worker_ends_when_it_is_idle_and_when_its_parent_is_gone(index: Index) -> None:
