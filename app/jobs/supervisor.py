@@ -25,7 +25,7 @@ from app.jobs.state import ACTIVE, CANCELLING, GRACE, QUEUED, Job
 
 SILENT = 120.0  # seconds without a heartbeat after which a worker is taken for dead
 TICK = 0.2
-EARLY, TRIES = 10.0, 3  # a worker that ends within EARLY seconds, TRIES times, will not be started again
+TRIES = 3  # so many workers, one after another, that fail before they have taken a job, and no more are started
 
 
 @dataclass
@@ -36,7 +36,6 @@ class Slot:
     threads: int
     gpu: int | str | None = None
     process: subprocess.Popen[bytes] | None = None
-    began: float = 0.0
     failures: int = 0
 
 
@@ -88,12 +87,14 @@ class Supervisor:
             if slot.process is not None and slot.process.poll() is not None:
                 self._bury(slot)
         active = self.index.list(ACTIVE)
-        for seen in (self._beats, self._asked):
-            for id in seen.keys() - {j.id for j in active}:
-                del seen[id]
+        self._beats = {j.id: self._beats[j.id] for j in active if j.id in self._beats}
+        self._asked = {j.id: self._asked[j.id] for j in active if j.id in self._asked and j.state == CANCELLING}
         for job in active:
             slot = next((s for s in self.slots if s.process is not None and s.process.pid == job.pid), None)
-            if slot is not None and slot.process is not None and self._to_end(job):
+            if slot is None or slot.process is None:
+                continue
+            slot.failures = 0
+            if self._to_end(job):
                 end_group(slot.process)
                 slot.process = None
         if active:
@@ -102,9 +103,8 @@ class Supervisor:
         for slot in self.slots:
             if slot.process is None and slot.failures < TRIES and not waiting.isdisjoint(self.devices(slot)):
                 self._start(slot)
-        self.trouble = f"Workers end as soon as they are started; {self._log(self.slots[0])} says why."
-        if not self.stuck():
-            self.trouble = ""
+        why = f"Workers end as soon as they are started; {self._log(self.slots[0])} says why."
+        self.trouble = why if self.stuck() else ""
 
     def devices(self, slot: Slot) -> tuple[str, ...]:
         """What the slot's worker takes: jobs of its device, and of devices that no slot has. On a GPU's slot jobs for
@@ -133,7 +133,7 @@ class Supervisor:
         end_group(slot.process)  # what it had started
         slot.process = None
         idle = not any(j.pid == pid for j in self.index.list(ACTIVE))  # otherwise that job may have been its death
-        slot.failures = slot.failures + 1 if code != 0 and idle and time.monotonic() - slot.began < EARLY else 0
+        slot.failures = slot.failures + 1 if code != 0 and idle else 0
 
     def _log(self, slot: Slot) -> Path:
         return self.root / ".supervisor" / f"worker-{list(self.slots).index(slot)}.log"
@@ -149,7 +149,6 @@ class Supervisor:
             slot.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        slot.began = time.monotonic()
 
     def run(self, until: Callable[[], bool]) -> None:
         """Tick until `until()` or `stop`; call in a thread of its own, or as a command's body."""
