@@ -16,7 +16,9 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden",
 
 
 def choices(site: Site) -> list[tuple[str, str]]:
-    return [(f"{j.title[:60]} · {j.method} · {j.state} · {show.when(j.created)}", j.id) for j in runs(site, limit=CHOICES)]
+    return [
+        (f"{j.title[:60]} · {j.method} · {j.state} · {show.when(j.created)}", j.id) for j in runs(site, limit=CHOICES)
+    ]
 
 
 def compare_tab(site: Site, tab: gr.Tab) -> None:

@@ -1,8 +1,8 @@
 """What of a run's folder is served: files by name, from a list, and nothing else.
 
-    /run/ID/mesh.glb, turntable.mp4, contact_sheet.png, ...      what a run offers (`downloads`)
-    /run/ID/previews/STAGE-STEP.png|webp, pictures/..., candidates/NN.png
-    /run/ID/thumbnail                                             a small picture, made for the gallery
+/run/ID/mesh.glb, turntable.mp4, contact_sheet.png, ...      what a run offers (`downloads`)
+/run/ID/previews/STAGE-STEP.png|webp, pictures/..., candidates/NN.png
+/run/ID/thumbnail                                             a small picture, made for the gallery
 """
 
 from __future__ import annotations

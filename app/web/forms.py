@@ -15,13 +15,13 @@ from app.methods import METHODS
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
 from app.reconstruct import MAX_PICTURES
 from app.web.actions import MOST_SEEDS, priors
-from app.web.settings import Setting, groups, value_of
+from app.web.settings import Setting, groups, settings, value_of
 from app.web.style import RANDOM
 
 METHOD_CHOICES = [
-    ("direct: the prior's own views, fused; seconds", "direct"),
-    ("sds: score distillation; about a minute", "sds"),
-    *((f"{m}: docs/methods.md says what it does", m) for m in METHODS if m != "sds"),
+    ("direct: one pass, quick", "direct"),
+    ("sds: distillation, a minute", "sds"),
+    *((m, m) for m in METHODS if m != "sds"),
 ]
 PRESET_HELP = "Sets every number that is not given: draft is quick, high takes many times as long."
 GROUP_NAMES = {
@@ -47,7 +47,7 @@ class Controls:
     method: gr.Dropdown
     count: gr.Slider
     seed: gr.Number
-    faces: gr.Number
+    faces: gr.Textbox
     prior: gr.Dropdown
 
     def all(self) -> list[Component]:
@@ -61,21 +61,18 @@ def prompt_box(label: str, hint: str) -> gr.Textbox:
 def controls(prior: str) -> Controls:
     """`prior`: the one that is chosen at first."""
     quality = gr.Radio(PRESETS, value="draft", label="Preset", info=PRESET_HELP)
-    method = gr.Dropdown(METHOD_CHOICES, value="direct", label="Method")
+    info = "direct fuses the prior's own views; the others distil it, and take longer (docs/methods.md)."
+    method = gr.Dropdown(METHOD_CHOICES, value="direct", label="Method", info=info)
     with gr.Row():
-        count = gr.Slider(
-            1, MOST_SEEDS, value=1, step=1, label="Seeds side by side", info="Each is a run; pick one afterwards."
-        )
         with gr.Column(min_width=140):
             seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            gr.Button("Random seed", size="sm").click(
-                None, None, seed, js=RANDOM, queue=False, api_visibility="private"
-            )
+            random = gr.Button("Random seed", size="sm")
+            random.click(None, None, seed, js=RANDOM, queue=False, api_visibility="private")
+        info = "Each seed is a run of its own; pick one afterwards."
+        count = gr.Slider(1, MOST_SEEDS, value=1, step=1, label="How many seeds", info=info, min_width=200)
     with gr.Row():
-        faces = gr.Number(
-            None, label="Faces", precision=0, placeholder="the preset's", info="Triangles of the result: 100 to 200,000."
-        )
-        choice = gr.Dropdown(priors(), value=prior, label="Prior", info="The diffusion model; `polymode models list`.")
+        faces = number_box("Faces", "Triangles of the result.", "the preset's", 140)
+        choice = gr.Dropdown(priors(), value=prior, label="Prior", info="The diffusion model.", min_width=200)
     return Controls(quality, method, count, seed, faces, choice)
 
 
@@ -83,7 +80,7 @@ def drawer() -> tuple[list[str], list[Component]]:
     """The advanced drawer: (names of the settings, their components). Empty leaves a setting as the preset has it."""
     names: list[str] = []
     components: list[Component] = []
-    with gr.Accordion("Advanced: every number of a run", open=False, elem_classes="advanced"):
+    with gr.Accordion("Advanced: every number of a run", open=False, elem_id="advanced"):
         gr.Markdown("What is left empty is as the preset has it. Names are those of the command line's flags.")
         for group, members in groups().items():
             with gr.Accordion(GROUP_NAMES.get(group, f"Method {group}"), open=False):
@@ -102,13 +99,31 @@ def control(s: Setting) -> Component:
         return gr.Dropdown(["", *s.choices], value="", label=s.name, info=f"{s.help} Else: {default}.")
     if s.kind is str:
         return gr.Textbox(label=s.name, info=s.help, placeholder=str(default), max_length=MAX_PROMPT)
-    precision = 0 if s.kind is int else None
-    return gr.Number(None, label=s.name, info=s.help, placeholder=f"draft: {default:g}", precision=precision)
+    return number_box(s.name, s.help, f"{default:g} in draft")
+
+
+def number_box(label: str, info: str, placeholder: str, width: int = 160) -> gr.Textbox:
+    """A number that may be left out; Gradio's own boxes for numbers show 0 for nothing."""
+    return gr.Textbox(label=label, info=info, placeholder=placeholder, max_length=30, min_width=width)
+
+
+def number(text: Any) -> Any:
+    """The number that a box holds; what is none stays as it is, and is refused by who knows its name."""
+    if not isinstance(text, str):
+        return text
+    for kind in (int, float):
+        try:
+            return kind(text.strip().replace(",", ""))
+        except ValueError:
+            continue
+    return text
 
 
 def given(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """The settings that were filled in."""
-    return {n: v for n, v in zip(names, values, strict=True) if v is not None and v != ""}
+    known = settings()
+    filled = {n: v for n, v in zip(names, values, strict=True) if v is not None and v != ""}
+    return {n: number(v) if known[n].kind in (int, float) else v for n, v in filled.items()}
 
 
 @dataclass(frozen=True)
@@ -126,21 +141,24 @@ class Pictures:
 
 
 def picture_controls() -> Pictures:
-    files = gr.File(
-        label=f"Pictures of one object: 1 to {MAX_PICTURES} PNG, JPEG or WebP files; the first is the front",
-        file_count="multiple",
-        file_types=[".png", ".jpg", ".jpeg", ".webp"],
-        height=160,
-    )
+    gr.Markdown(f"1 to {MAX_PICTURES} pictures of one object, PNG, JPEG or WebP. The first is the front.")
+    files = gr.File(label="Pictures", file_count="multiple", file_types=[".png", ".jpg", ".jpeg", ".webp"], height=160)
     shown = gr.HTML()
     files.change(uploaded, files, shown, queue=False, show_progress="hidden", api_visibility="private")
     prompt = prompt_box("What it is, in English (may be empty)", "a red mushroom")
     with gr.Row():
         background = gr.Dropdown(
-            BACKGROUNDS, value="auto", label="Background", info="How the object is cut out; alpha: its own transparency."
+            BACKGROUNDS,
+            value="auto",
+            label="Background",
+            info="How the object is cut out; alpha: its own transparency.",
         )
-        azimuth = gr.Textbox(label="Azimuth", placeholder="estimated", info="Degrees for each picture: 0 front, 90 its +X.")
-        elevation = gr.Textbox(label="Elevation", placeholder="estimated", info="Degrees from above, for each picture.")
+        azimuth = gr.Textbox(
+            label="Azimuth", placeholder="estimated", info="Degrees for each picture: 0 front, 90 its +X."
+        )
+        elevation = gr.Textbox(
+            label="Elevation", placeholder="estimated", info="Degrees from above, for each picture."
+        )
     return Pictures(files, prompt, background, azimuth, elevation)
 
 

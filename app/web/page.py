@@ -12,7 +12,7 @@ from app.jobs.state import STATES
 from app.web import actions
 from app.web.compare import QUIET, compare_tab
 from app.web.endpoints import add_endpoints
-from app.web.forms import CHOSEN, controls, drawer, given, picture_controls, prompt_box
+from app.web.forms import CHOSEN, controls, drawer, given, number, picture_controls, prompt_box
 from app.web.panel import PAGE, Panel, changes, clickable, first, job_of
 from app.web.site import Page, Site, escaped, worded
 from app.web.style import ADDRESS, SHOW_PANEL, tab_class
@@ -26,21 +26,24 @@ def make_panel(gallery: gr.HTML, pages: gr.HTML) -> tuple[Panel, gr.Button]:
     seen = gr.JSON({}, visible=False)
     waiting = clickable("waiting")
     head = gr.HTML("", elem_classes="head")
-    group = clickable("group")
-    live = gr.HTML("", elem_classes="live-view", visible=False)
-    model = gr.Model3D(label="mesh.glb", visible=False, height=420, elem_id="model", interactive=False)
-    result = gr.HTML("", elem_classes="result", visible=False)
     with gr.Row(elem_classes="verbs"):
         cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel")
         resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
         again = gr.Button("Run again", visible=False, elem_id="again")
         reseed = gr.Button("Another seed", visible=False, elem_id="reseed")
         trash = gr.Button("Move to trash", visible=False, elem_id="trash")
+    group = clickable("group")
+    live = gr.HTML("", visible=False)
+    with gr.Row():
+        model = gr.Model3D(label="mesh.glb", visible=False, height=380, min_width=260, elem_id="model")
+        turn = gr.HTML("", visible=False, min_width=260)
+    result = gr.HTML("", visible=False)
     with gr.Accordion("Rename", open=False, visible=False) as more:
         title = gr.Textbox(label="Title", max_length=200, elem_id="title")
         rename = gr.Button("Rename", elem_id="rename")
     verbs = (cancel, resume, again, reseed, trash)
-    return Panel(seen, waiting, head, group, live, model, result, *verbs, more, title, gallery, pages), rename
+    looks = (group, live, model, turn, result)
+    return Panel(seen, waiting, head, *verbs, *looks, more, title, gallery, pages), rename
 
 
 def build(site: Site) -> Page:
@@ -49,7 +52,7 @@ def build(site: Site) -> Page:
         add_endpoints(site)  # first, so that they get their names
         gr.HTML("<h1>Polymode</h1><p>A prompt or a picture becomes a textured 3D asset.</p>", elem_classes="top")
         with gr.Row():
-            with gr.Column(scale=4, min_width=320, elem_classes="left"):
+            with gr.Column(scale=4, min_width=320, elem_id="left"):
                 with gr.Tabs():
                     with gr.Tab("Text") as text_tab:
                         prompt = prompt_box("What to make, in English", "a red mushroom")
@@ -71,7 +74,7 @@ def build(site: Site) -> Page:
                     with gr.Tab("Compare") as comparing:
                         compare_tab(site, comparing)
                 names, advanced = drawer()
-            with gr.Column(scale=5, min_width=320, elem_classes="panel"):
+            with gr.Column(scale=5, min_width=320, elem_id="panel"):
                 chosen = gr.Textbox("", visible=False)
                 panel, rename = make_panel(gallery, pages)
         # what a redraw needs: the open run, what the browser has, and the gallery's filters
@@ -151,7 +154,8 @@ def rebuilds(site: Site, names: Sequence[str]) -> Callable[..., list[Any]]:
 def split(more: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, Any], Sequence[Any], Sequence[Any]]:
     """(the common controls by name, the drawer's values, the rest)."""
     n = len(CHOSEN)
-    return dict(zip(CHOSEN, more[:n], strict=True)), more[n : n + len(names)], more[n + len(names) :]
+    common = dict(zip(CHOSEN, more[:n], strict=True))
+    return common | {"faces": number(common["faces"])}, more[n : n + len(names)], more[n + len(names) :]
 
 
 def clicks(site: Site) -> Callable[..., list[Any]]:

@@ -30,15 +30,16 @@ class Panel:
     seen: gr.JSON
     waiting: gr.HTML
     head: gr.HTML
-    group: gr.HTML
-    live: gr.HTML
-    model: gr.Model3D
-    result: gr.HTML
     cancel: gr.Button
     resume: gr.Button
     again: gr.Button
     reseed: gr.Button
     trash: gr.Button
+    group: gr.HTML
+    live: gr.HTML
+    model: gr.Model3D
+    turn: gr.HTML
+    result: gr.HTML
     more: gr.Accordion
     title: gr.Textbox
     gallery: gr.HTML
@@ -86,15 +87,16 @@ def paint(site: Site, id: str, search: str, only: str, page: int) -> dict[str, A
     return {
         "waiting": show.waiting(root, jobs, id, trouble),
         "head": show.head(root, job, place),
-        "group": show.side_by_side(root, group, id),
-        "live": show.live(root, job),
-        "model": f"{mesh}?{mesh.stat().st_mtime_ns}" if mesh is not None else "",
-        "result": show.result(root, job),
         "cancel": job is not None and job.state in (QUEUED, state.RUNNING),
         "resume": job is not None and job.state in (CANCELLED, FAILED),
         "again": job is not None,
         "reseed": job is not None,
         "trash": over,
+        "group": show.side_by_side(root, group, id),
+        "live": show.live(root, job),
+        "model": f"{mesh}?{mesh.stat().st_mtime_ns}" if mesh is not None else "",
+        "turn": show.turn(root, job),
+        "result": show.result(root, job),
         "more": job is not None,
         "title": job.title if job is not None else "",
         "gallery": gallery,
@@ -106,9 +108,11 @@ def update(name: str, value: Any) -> Any:
     """A component's new state from `paint`'s value."""
     if name in ("cancel", "resume", "again", "reseed", "trash", "more"):
         return gr.update(visible=value)
+    if name == "model" and value is None:
+        return gr.update(value=None, visible=True)
     if name == "model":
         return gr.update(value=cached(Path(value.rsplit("?", 1)[0])) if value else None, visible=bool(value))
-    if name in ("live", "result", "group"):
+    if name in ("group", "live", "turn", "result"):
         return gr.update(value=value, visible=bool(value))
     return value
 
@@ -132,5 +136,9 @@ def changes(site: Site, id: Any, seen: Any, search: Any = "", only: Any = "all",
     had = seen if isinstance(seen, dict) else {}
     painted = paint(site, id, search or "", only or "all", page)
     now = {k: short(v) for k, v in painted.items()}
+    # the viewer gets its file when it stands: given both at once, Gradio's shows nothing
+    mount = f"mount {now['model']}"
+    if painted["model"] and had.get("model") not in (mount, now["model"]):
+        now["model"], painted["model"] = mount, None
     new = [update(k, v) if now[k] != had.get(k) else gr.skip() for k, v in painted.items()]
     return [now if now != had else gr.skip(), *new]

@@ -35,7 +35,9 @@ def run_serve(a: Serve) -> int:
             sys.stdout.write(f"Polymode: {address}  (runs in {a.runs.resolve()}; Ctrl-C stops)\n")
             sys.stdout.flush()
             if not loopback(a.host) and not a.auth:
-                sys.stderr.write("polymode: everyone who reaches this address can use it; --auth asks for a password.\n")
+                sys.stderr.write(
+                    "polymode: everyone who reaches this address can use it; --auth asks for a password.\n"
+                )
             ended.wait()
             sys.stderr.write("polymode: stopping; runs at work go back into the queue.\n")
         finally:
@@ -80,7 +82,13 @@ def uploads_folder() -> Iterator[None]:
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_MCP_SERVER"):
+    for name in (
+        "GRADIO_ALLOWED_PATHS",
+        "GRADIO_ROOT_PATH",
+        "GRADIO_SHARE",
+        "GRADIO_NUM_WORKERS",
+        "GRADIO_MCP_SERVER",
+    ):
         os.environ.pop(name, None)
     try:
         yield
@@ -98,7 +106,7 @@ def launch(site: Any, a: Serve) -> tuple[Any, str]:
 
     from app.web.files import route
     from app.web.page import build
-    from app.web.style import CSS, THEME
+    from app.web.style import CSS, HEAD, THEME
 
     page = build(site)
 
@@ -135,6 +143,7 @@ def launch(site: Any, a: Serve) -> tuple[Any, str]:
             },
             theme=THEME,
             css=CSS,
+            head=HEAD,
         )
     except OSError as e:
         raise UsageError(

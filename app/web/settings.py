@@ -33,7 +33,15 @@ from guidance.cfg import KINDS
 from guidance.fdistill import H
 from guidance.schedule import WEIGHTS
 
-OWN = ("prompt", "preset", "prior", "method", "seed", "methods", "picture")  # have controls of their own, or are groups
+OWN = (
+    "prompt",
+    "preset",
+    "prior",
+    "method",
+    "seed",
+    "methods",
+    "picture",
+)  # have controls of their own, or are groups
 NOT_OFFERED = ("count", "rembg_model", "azimuth", "elevation", "background")  # of a picture: set by the page itself
 CHOICES: dict[str, tuple[str, ...]] = {
     "init": INITS,

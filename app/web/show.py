@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from app.errors import UsageError
 from app.jobs import state
 from app.jobs.command import duration
-from app.jobs.state import ACTIVE, CANCELLED, DONE, FAILED, QUEUED, Job
+from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.recipes import Recipe, load_recipe
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
 from app.web.settings import settings, value_of
@@ -73,7 +74,10 @@ def waiting(root: Path, jobs: Sequence[Job], selected: str, trouble: str = "") -
     """The jobs at work and in the queue, each to be opened and cancelled."""
     alert = f'<p class="alert" role="alert">{e(trouble)}</p>' if trouble else ""
     if not jobs:
-        return alert + '<p class="quiet">Nothing is at work. What you generate appears here, and stays after a reload.</p>'
+        return (
+            alert
+            + '<p class="quiet">Nothing is at work. What you generate appears here, and stays after a reload.</p>'
+        )
     rows, place = [], 0
     for j in jobs:
         place += j.state == QUEUED
@@ -95,20 +99,21 @@ def picture(folder: Path, name: str, alt: str, kind: str = "", extra: str = "") 
     return f'<img class="{kind}" src="{e(url(folder, name))}" alt="{e(alt)}" {extra}>'
 
 
-def card(root: Path, job: Job, selected: str, verb: str = "Open") -> str:
+def card(root: Path, job: Job, selected: str, verb: str = "Open", name: str = "") -> str:
+    """A run as a button with a picture; `name` instead of its title."""
     folder = root / job.id
     source = thumbnail_source(folder)
     inner = '<span class="none">no picture yet</span>'
     if source is not None:
         live = job.state in ACTIVE and source[0].suffix == ".webp"
-        name = f"previews/{source[0].name}" if live else "thumbnail"
+        file = f"previews/{source[0].name}" if live else "thumbnail"
         version = int(source[0].stat().st_mtime) if source[0].exists() else 0
-        inner = f'<img loading="lazy" src="run/{e(job.id)}/{e(name)}?v={version}" alt="">'
+        inner = f'<img loading="lazy" src="run/{e(job.id)}/{e(file)}?v={version}" alt="">'
     chosen = ' aria-current="true"' if job.id == selected else ""
     return (
         f'<li><button class="card" data-do="open" data-run="{e(job.id)}" data-key="card-{e(job.id)}"{chosen} '
         f'aria-label="{e(verb)} {e(job.title)}, {e(job.state)}, {e(when(job.created))}">{inner}'
-        f'<span class="title">{e(job.title)}</span>'
+        f'<span class="title">{e(name or job.title)}</span>'
         f'<span class="line">{badge(job.state)} {e(job.method)}</span>'
         f'<span class="line">{e(when(job.created))}</span></button></li>'
     )
@@ -124,8 +129,16 @@ def side_by_side(root: Path, jobs: Sequence[Job], selected: str) -> str:
     """The seeds of one request; "" where there is one."""
     if len(jobs) < 2:
         return ""
-    cards = "".join(card(root, j, selected, "Pick") for j in sorted(jobs, key=lambda j: (j.created, j.id)))
+    jobs = sorted(jobs, key=lambda j: (j.created, j.id))
+    cards = "".join(card(root, j, selected, "Pick", seed_of(root / j.id / "config.yaml")) for j in jobs)
     return f'<h3>Seeds side by side</h3><ul class="cards small">{cards}</ul>'
+
+
+@functools.lru_cache(maxsize=512)
+def seed_of(path: Path) -> str:
+    """ "seed 3", or "" where the recipe cannot be read."""
+    recipe = _recipe(path.parent)
+    return "" if recipe is None else f"seed {recipe.seed}"
 
 
 def head(root: Path, job: Job | None, place: int = 0) -> str:
@@ -138,7 +151,9 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     out = f'<h2 class="name">{e(job.title)} {badge(job.state)}</h2><p class="quiet">{e(" · ".join(lines))}</p>'
     if job.state in (*ACTIVE, QUEUED):
         words, share = progress(root / job.id, job, place)
-        out += f'<p role="status">{e(words[:1].upper() + words[1:])}.</p>{bar(share)}'
+        out += f'<p role="status">{e(words[:1].upper() + words[1:])}.</p>' + (
+            bar(share) if job.state in ACTIVE else ""
+        )
     elif job.reason:
         out += f'<p class="{"alert" if job.state == FAILED else "note"}">{e(job.reason)}</p>'
     return out
@@ -170,19 +185,24 @@ def live(root: Path, job: Job | None) -> str:
     return f'<div class="looks">{out}</div>' if out else ""
 
 
+def turn(root: Path, job: Job | None) -> str:
+    """The rendered turntable, which needs no 3D in the browser."""
+    if job is None or job.state not in FINISHED or not (root / job.id / "turntable.mp4").is_file():
+        return ""
+    return video(root / job.id, job)
+
+
 def result(root: Path, job: Job | None) -> str:
-    """The rendered turntable and contact sheet, what is known of the mesh, and what can be downloaded."""
+    """The contact sheet, what is known of the mesh, and what can be downloaded."""
     if job is None or job.state == QUEUED or job.state in ACTIVE:
         return ""
     folder, out = root / job.id, ""
     offered = downloads(folder)
-    if "turntable.mp4" in offered:
-        out += video(folder, job)
     if "contact_sheet.png" in offered:
         alt = f"{job.title} from eight sides: shaded, base colour, normals"
         out += (
             f'<figure class="sheet"><a href="{e(url(folder, "contact_sheet.png"))}" target="_blank">'
-            f'{picture(folder, "contact_sheet.png", alt)}</a>'
+            f"{picture(folder, 'contact_sheet.png', alt)}</a>"
             "<figcaption>Eight sides of the exported file: shaded, base colour, normals</figcaption></figure>"
         )
     for name, words in (("seen", "The pictures as the prior was shown them"), ("compare", "Pictures and result")):
@@ -253,8 +273,10 @@ def compared(root: Path, jobs: Sequence[Job | None]) -> list[str]:
             continue
         folder = root / job.id
         rows = [] if recipe is None else [(n, words_of(recipe, n)) for n in names]
-        body = head(root, job) + (result(root, job) if job.state in (DONE, FAILED, CANCELLED) else live(root, job))
-        out.append(body + (table("Where the recipes differ", rows) if rows else "") + f'<p class="quiet">{e(folder.name)}</p>')
+        body = head(root, job) + (turn(root, job) + result(root, job) if job.state in FINISHED else live(root, job))
+        out.append(
+            body + (table("Where the recipes differ", rows) if rows else "") + f'<p class="quiet">{e(folder.name)}</p>'
+        )
     return out
 
 

@@ -14,7 +14,8 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+.gradio-container { max-width: 1600px !important; margin: 0 auto; }
+.gradio-container main { width: 100%; max-width: none; }
 .top h1 { margin: 0; font-size: 1.4rem; }
 .top p, .quiet { color: var(--body-text-color-subdued); margin: .2rem 0; }
 .alert { border-left: 4px solid #dc2626; padding: .5rem .8rem; background: color-mix(in srgb, #dc2626 12%, transparent); }
@@ -35,7 +36,13 @@ ul.jobs, ul.cards, ul.gets { list-style: none; margin: 0; padding: 0; }
 .job .stop, .gets .get { padding: .5rem .9rem; border: 1px solid var(--border-color-primary); min-height: 2.6rem;
   border-radius: var(--radius-md); background: var(--button-secondary-background-fill); color: var(--body-text-color); }
 .job .open:hover, .job .stop:hover, .gets .get:hover { background: var(--background-fill-secondary); }
-progress { width: 100%; height: .5rem; accent-color: var(--color-accent); }
+progress { appearance: none; width: 100%; height: .4rem; border: 0; border-radius: 1em; overflow: hidden;
+  background: var(--border-color-primary); }
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); transition: width .3s; }
+progress::-moz-progress-bar { background: var(--color-accent); }
+.job button, button.card { font-weight: 400 !important; font-size: .95rem; line-height: 1.35; }
+.job .open { background: none !important; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .7rem; }
 .cards.small { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); }
 .card { display: flex; flex-direction: column; width: 100%; text-align: left; gap: .2rem; padding: .4rem; height: 100%;
@@ -55,21 +62,21 @@ h2.name { margin: 0; font-size: 1.2rem; overflow-wrap: anywhere; }
 .looks figure.sheet.narrow { flex: 1 1 200px; max-width: 420px; }
 .looks img, .looks video { display: block; width: 100%; height: auto; border-radius: var(--radius-md); }
 .looks .turn img, .looks .turn video { max-width: 420px; }
-.looks .sheet img { max-height: 420px; object-fit: contain; object-position: left; }
+.looks .sheet img { width: auto; max-width: 100%; max-height: 420px; }
 figcaption { font-size: .85rem; color: var(--body-text-color-subdued); margin-top: .2rem; }
 table.facts { border-collapse: collapse; margin: .6rem 0; max-width: 100%; }
 table.facts caption { text-align: left; font-weight: 600; }
-table.facts th, table.facts td { text-align: left; padding: .15rem 1rem .15rem 0; font-weight: 400; overflow-wrap: anywhere;
-  border: 0; }
+table.facts, table.facts tr, table.facts th, table.facts td { border: 0 !important; }
+table.facts th, table.facts td { text-align: left; padding: .15rem 1rem .15rem 0 !important; font-weight: 400; }
+table.facts td { overflow-wrap: anywhere; }
 table.facts th { color: var(--body-text-color-subdued); }
 .gets { display: flex; flex-wrap: wrap; gap: .5rem; }
 .gets .get { display: inline-block; text-decoration: none; }
 .uploaded { display: flex; flex-wrap: wrap; gap: .5rem; }
 .uploaded img { height: 96px; border-radius: var(--radius-sm); }
+.turn video { width: 100%; max-width: 460px; display: block; border-radius: var(--radius-md); }
+.turn { margin: 0; }
 .verbs button { min-width: 0 !important; flex: 1 1 auto !important; min-height: 2.6rem; }
-.comparing .panel, .comparing .advanced { display: none !important; }
-.comparing .left { max-width: none !important; }
-.listing .advanced { display: none !important; }
 footer { flex-wrap: wrap; }
 @media (max-width: 700px) {
   .gradio-container { padding: .5rem !important; }
@@ -79,6 +86,20 @@ footer { flex-wrap: wrap; }
 }
 """
 
+# Gradio confines CSS to its own container; these rules hang on the body's class. A browser without WebGL would show an
+# empty viewer, so there the turntable stands alone.
+HEAD = """<style>
+.comparing #panel, .comparing #advanced, .listing #advanced, .without-webgl #model { display: none !important; }
+</style><script>
+(() => {
+  const c = document.createElement('canvas');
+  const add = () => document.body.classList.add('without-webgl');
+  if (!c.getContext('webgl2') && !c.getContext('webgl')) {
+    document.body ? add() : document.addEventListener('DOMContentLoaded', add);
+  }
+})();
+</script>"""
+
 # which tab is open decides, by a class, what stands beside it
 TAB = "() => {{ document.body.classList.remove('comparing', 'listing'); {add} }}"
 
@@ -86,7 +107,7 @@ TAB = "() => {{ document.body.classList.remove('comparing', 'listing'); {add} }}
 ADDRESS = """(run) => { const u = new URL(window.location); run ? u.searchParams.set('run', run) : u.searchParams.delete('run');
 window.history.replaceState(null, '', u); }"""
 
-SHOW_PANEL = """() => { if (window.innerWidth < 900) document.querySelector('.panel')?.scrollIntoView({behavior: 'smooth'}); }"""
+SHOW_PANEL = """() => { if (window.innerWidth < 900) document.querySelector('#panel')?.scrollIntoView({behavior: 'smooth'}); }"""
 
 # a click on [data-do] asks the server; focus survives a list that is drawn anew
 BUTTONS = """
