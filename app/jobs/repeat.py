@@ -6,10 +6,9 @@ import dataclasses
 import shutil
 import time
 
-from app.errors import disk_errors
 from app.jobs.index import Index
 from app.jobs.state import Job, new_job
-from app.jobs.submit import fresh_folder
+from app.jobs.submit import fresh_folder, removed_on_error
 from app.models import require
 from app.pipeline import choose_device
 from app.recipes import check, load_recipe
@@ -27,14 +26,10 @@ def repeat(index: Index, id: str, seed: int | None = None, max_queue: int = 0) -
     choose_device(recipe.device)
     require(recipe.prior)
     folder = fresh_folder(index.root, f"{slug(recipe.prompt or job.title)}-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        with disk_errors(folder):
-            run = create_run(recipe, folder)
-            if recipe.picture.count:
-                run.pictures.mkdir()
-                for path in sorted((old / "pictures").glob("*.*")):
-                    shutil.copyfile(path, run.pictures / path.name)
+    with removed_on_error(index, folder):
+        run = create_run(recipe, folder)
+        if recipe.picture.count:
+            run.pictures.mkdir()
+            for path in sorted((old / "pictures").glob("*.*")):
+                shutil.copyfile(path, run.pictures / path.name)
         return index.put(new_job(run, recipe, title=job.title), max_queue)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # made above, and by nobody else
-        raise

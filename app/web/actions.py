@@ -18,8 +18,8 @@ from gradio.utils import get_upload_folder
 
 from app.errors import UsageError, UserError
 from app.jobs import state
-from app.jobs.state import Job
 from app.jobs.repeat import repeat
+from app.jobs.state import Job
 from app.jobs.submit import submit
 from app.models import known_models
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset

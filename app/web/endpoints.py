@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from app.web import actions
 from app.web.actions import told
@@ -83,7 +84,7 @@ def add_endpoints(site: Site) -> None:
         return found, cached(site.index.root / found["id"] / "mesh.glb")
 
     for f in (generate, reconstruct, status, runs, cancel, resume, rename, trash):
-        gr.api(worded(f), api_name=f.__name__)
+        api(worded(f), api_name=f.__name__)
     run = gr.Textbox(label="run", visible=False)
     outputs = [gr.JSON(label="result", visible=False), gr.File(label="mesh.glb", visible=False)]
     gr.Button(visible=False).click(worded(result), run, outputs, api_name="result")

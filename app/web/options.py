@@ -9,7 +9,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Serve:
-    """A page in the browser: make, watch, find and compare runs. Ctrl-C stops it; runs at work go back into the queue."""
+    """A page in the browser: make, watch, find and compare runs. Ctrl-C stops it; runs at work go back into the
+    queue."""
 
     runs: Path = Path("runs")
     """The folder of runs. Nothing outside its run folders is served."""

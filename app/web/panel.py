@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 
 from app.errors import UsageError, UserError
 from app.jobs import state
-from app.jobs.state import ACTIVE, CANCELLED, DONE, FAILED, FINISHED, QUEUED, Job
+from app.jobs.state import ACTIVE, CANCELLED, FAILED, FINISHED, QUEUED, Job
 from app.web import show
 from app.web.actions import runs
 from app.web.site import Site

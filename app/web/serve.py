@@ -147,6 +147,6 @@ def launch(site: Any, a: Serve) -> tuple[Any, str]:
         )
     except OSError as e:
         raise UsageError(
-            f"The address {a.host}:{a.port} cannot be used; another program may have it, so choose another with --port."
+            f"The address {a.host}:{a.port} cannot be used; another program may have it: choose another with --port."
         ) from e
     return page, address

@@ -170,7 +170,8 @@ def live(root: Path, job: Job | None) -> str:
         name = f"previews/{turntables[-1].name}"
         out += (
             f'<figure class="turn">{picture(folder, name, f"{job.title} so far, seen all around", "live")}'
-            f'<figcaption data-stage="{e(stage)}" data-step="{step}">The object so far: {e(words)}</figcaption></figure>'
+            f'<figcaption data-stage="{e(stage)}" data-step="{step}">The object so far: {e(words)}</figcaption>'
+            "</figure>"
         )
     if sheets := previews(folder, ".png"):
         stage, step = stage_and_step(sheets[-1])
@@ -215,8 +216,8 @@ def result(root: Path, job: Job | None) -> str:
 
 def video(folder: Path, job: Job) -> str:
     return (
-        f'<figure class="turn"><video src="{e(url(folder, "turntable.mp4"))}" controls autoplay loop muted playsinline '
-        f'aria-label="Turntable of {e(job.title)}"></video>'
+        f'<figure class="turn"><video src="{e(url(folder, "turntable.mp4"))}" controls autoplay loop muted '
+        f'playsinline aria-label="Turntable of {e(job.title)}"></video>'
         "<figcaption>Turntable of the exported file</figcaption></figure>"
     )
 

@@ -3,12 +3,12 @@ another host."""
 
 from __future__ import annotations
 
-import gradio as gr
+from gradio import themes
 
-THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.teal,
-    neutral_hue=gr.themes.colors.slate,
-    radius_size=gr.themes.sizes.radius_md,
+THEME = themes.Base(
+    primary_hue=themes.colors.teal,
+    neutral_hue=themes.colors.slate,
+    radius_size=themes.sizes.radius_md,
     font=("system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
 )
@@ -18,12 +18,13 @@ CSS = """
 .gradio-container main { width: 100%; max-width: none; }
 .top h1 { margin: 0; font-size: 1.4rem; }
 .top p, .quiet { color: var(--body-text-color-subdued); margin: .2rem 0; }
-.alert { border-left: 4px solid #dc2626; padding: .5rem .8rem; background: color-mix(in srgb, #dc2626 12%, transparent); }
+.alert { border-left: 4px solid #dc2626; padding: .5rem .8rem;
+  background: color-mix(in srgb, #dc2626 12%, transparent); }
 .note { border-left: 4px solid var(--border-color-primary); padding: .3rem .8rem; }
 button:focus-visible, a:focus-visible, summary:focus-visible, input:focus-visible, textarea:focus-visible,
 [tabindex]:focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
-.badge { display: inline-block; padding: 0 .5em; border-radius: 1em; font-size: .75rem; font-weight: 600; line-height: 1.6;
-  vertical-align: middle; background: #e2e8f0; color: #1e293b; white-space: nowrap; }
+.badge { display: inline-block; padding: 0 .5em; border-radius: 1em; font-size: .75rem; font-weight: 600;
+  line-height: 1.6; vertical-align: middle; background: #e2e8f0; color: #1e293b; white-space: nowrap; }
 .badge.running, .badge.cancelling { background: #fde68a; color: #713f12; }
 .badge.done { background: #bbf7d0; color: #14532d; }
 .badge.failed { background: #fecaca; color: #7f1d1d; }
@@ -32,9 +33,11 @@ ul.jobs, ul.cards, ul.gets { list-style: none; margin: 0; padding: 0; }
   border-bottom: 1px solid var(--border-color-primary); }
 .job progress { grid-column: 1 / -1; }
 .job.chosen { box-shadow: inset 3px 0 var(--color-accent); padding-left: .5rem; }
-.job .open { text-align: left; min-width: 0; overflow-wrap: anywhere; padding: .3rem; border-radius: var(--radius-md); }
+.job .open { text-align: left; min-width: 0; overflow-wrap: anywhere; padding: .3rem;
+  border-radius: var(--radius-md); }
 .job .stop, .gets .get { padding: .5rem .9rem; border: 1px solid var(--border-color-primary); min-height: 2.6rem;
-  border-radius: var(--radius-md); background: var(--button-secondary-background-fill); color: var(--body-text-color); }
+  border-radius: var(--radius-md); background: var(--button-secondary-background-fill);
+  color: var(--body-text-color); }
 .job .open:hover, .job .stop:hover, .gets .get:hover { background: var(--background-fill-secondary); }
 progress { appearance: none; width: 100%; height: .4rem; border: 0; border-radius: 1em; overflow: hidden;
   background: var(--border-color-primary); }
@@ -46,7 +49,8 @@ progress::-moz-progress-bar { background: var(--color-accent); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .7rem; }
 .cards.small { grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); }
 .card { display: flex; flex-direction: column; width: 100%; text-align: left; gap: .2rem; padding: .4rem; height: 100%;
-  border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); background: var(--background-fill-primary); }
+  border: 1px solid var(--border-color-primary); border-radius: var(--radius-md);
+  background: var(--background-fill-primary); }
 .card:hover { background: var(--background-fill-secondary); }
 .card[aria-current] { outline: 3px solid var(--color-accent); }
 .card img, .card .none { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: var(--radius-sm); }
@@ -104,10 +108,15 @@ HEAD = """<style>
 TAB = "() => {{ document.body.classList.remove('comparing', 'listing'); {add} }}"
 
 # the address names the open run, so that a reload opens it again
-ADDRESS = """(run) => { const u = new URL(window.location); run ? u.searchParams.set('run', run) : u.searchParams.delete('run');
-window.history.replaceState(null, '', u); }"""
+ADDRESS = """(run) => {
+  const u = new URL(window.location);
+  run ? u.searchParams.set('run', run) : u.searchParams.delete('run');
+  window.history.replaceState(null, '', u);
+}"""
 
-SHOW_PANEL = """() => { if (window.innerWidth < 900) document.querySelector('#panel')?.scrollIntoView({behavior: 'smooth'}); }"""
+SHOW_PANEL = """() => {
+  if (window.innerWidth < 900) document.querySelector('#panel')?.scrollIntoView({behavior: 'smooth'});
+}"""
 
 # a click on [data-do] asks the server; focus survives a list that is drawn anew
 BUTTONS = """
