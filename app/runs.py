@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from app.errors import UsageError
+from app.errors import FULL, DiskError, UsageError
 from app.recipes import Recipe, to_yaml
 
 OUTPUTS = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
@@ -111,7 +111,7 @@ class Run:
 
 def create_run(recipe: Recipe, out: Path | None, name: str = "") -> Run:
     """A new folder with config.yaml in it, called after the prompt, or `name`. UsageError if `out` holds anything
-    already, or cannot be written."""
+    already, or cannot be written; DiskError on a full disk."""
     if out is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         out, n = Path("runs") / f"{slug(recipe.prompt or name)}-{stamp}", 1
@@ -130,7 +130,7 @@ def create_run(recipe: Recipe, out: Path | None, name: str = "") -> Run:
         run.previews.mkdir(exist_ok=True)
         run.write_text("config.yaml", to_yaml(recipe))
     except OSError as e:
-        raise UsageError(
+        raise (DiskError if e.errno in FULL else UsageError)(
             f"The output folder {out} cannot be written ({e.strerror}); choose another with --out."
         ) from e
     return run

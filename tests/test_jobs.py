@@ -504,6 +504,18 @@ def test_a_full_disk_ends_the_run_with_6_and_loses_nothing(index: Index, referen
     assert (root / "job" / "mesh.glb").read_bytes() == reference
 
 
+def test_a_full_disk_can_be_looked_at(index: Index) -> None:
+    def no_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    queued(index, "one")
+    listed = polymode("jobs", "list", "--runs", index.root, "--json", preexec_fn=no_files)
+    assert [(j["id"], j["state"]) for j in json.loads(listed.stdout)] == [("one", QUEUED)]
+    refused = polymode("jobs", "cancel", "one", "--runs", index.root, code=6, preexec_fn=no_files)
+    assert refused.stderr.count("\n") == 1 and "make room" in refused.stderr
+    assert index.get("one").state == QUEUED and index.cancel("one").state == CANCELLED
+
+
 def test_a_run_in_a_terminal_is_listed_and_cancelled_from_another(index: Index, said: Said) -> None:
     root = index.root
     queued(index, "other")

@@ -137,6 +137,8 @@ def _work(a: Jobs, index: Index) -> int:
         if supervisor.trouble != trouble:
             trouble = supervisor.trouble
             sys.stderr.write(f"{trouble or 'It goes on.'}\n")
+        if trouble and not any(s in state.ACTIVE for s in seen.values()):
+            index.check_writable()
         return empty(index) or supervisor.stuck()
 
     done: list[str] = []

@@ -80,12 +80,13 @@ class Index:
     @contextmanager
     def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
             try:
-                connection.create_function("folded", 1, str.casefold, deterministic=True)
-                if _version(connection) != VERSION:
-                    _turn_on_wal(connection)
-                    self._fill(connection)
+                connection = self._connect(self.path)
+            except sqlite3.DatabaseError as e:
+                if write or not isinstance(self._said(e), DiskError):
+                    raise
+                connection = self._connect(":memory:")  # SQLite cannot even read on a full disk; the folders can be
+            try:
                 if write:
                     connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -101,6 +102,23 @@ class Index:
             raise self._said(e) from e
         except OSError as e:
             raise DiskError(f"The folder {self.root} cannot be written ({e.strerror}); make room in it.") from e
+
+    def _connect(self, path: Path | str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        try:
+            connection.create_function("folded", 1, str.casefold, deterministic=True)
+            if _version(connection) != VERSION:
+                _turn_on_wal(connection)
+                self._fill(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def check_writable(self) -> None:
+        """DiskError where the index cannot be changed now."""
+        with self._open(write=True):
+            pass
 
     def _said(self, e: sqlite3.DatabaseError) -> UserError:
         name = getattr(e, "sqlite_errorname", "")
@@ -307,7 +325,7 @@ class Index:
 
     def rename(self, id: str, title: str) -> Job:
         """Another title; the folder keeps its name. UsageError for an empty or unprintable title."""
-        title = checked_title(title)
+        title = state.checked_title(title)
         return self.change(id, lambda j: dataclasses.replace(j, title=title))
 
     def trash(self, id: str) -> Path:
@@ -355,14 +373,6 @@ class Index:
         if not job.attempts:  # a person's own, who may not want it to go on behind their back
             what = f"Its process was ended; continue with `polymode generate --resume {folder}`."
         return dataclasses.replace(over, state=FAILED, exit_code=1, reason=what)
-
-
-def checked_title(title: str) -> str:
-    """The title without spaces around it. UsageError for an empty, long or unprintable one."""
-    title = title.strip()
-    if not title or len(title) > 200 or any(not c.isprintable() for c in title):
-        raise UsageError("A title has 1 to 200 printable characters; give another.")
-    return title
 
 
 def _version(connection: sqlite3.Connection) -> int:

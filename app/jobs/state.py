@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.errors import UsageError
 from app.recipes import Recipe
 from app.runs import Run, atomic
 
@@ -90,6 +91,14 @@ def new_job(run: Run, recipe: Recipe, priority: int = 0, title: str = "", group:
         now(),
         group=group,
     )
+
+
+def checked_title(title: str) -> str:
+    """The title without spaces around it. UsageError for an empty, long or unprintable one."""
+    title = title.strip()
+    if not title or len(title) > 200 or any(not c.isprintable() for c in title):
+        raise UsageError("A title has 1 to 200 printable characters; give another.")
+    return title
 
 
 def write_job(folder: Path, job: Job) -> Job:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import FULL, DiskError, UsageError
-from app.jobs.index import Index, checked_title
-from app.jobs.state import ACTIVE, QUEUED, Job, new_job
+from app.jobs.index import Index
+from app.jobs.state import ACTIVE, QUEUED, Job, checked_title, new_job
 from app.models import require
 from app.pipeline import choose_device
 from app.recipes import Recipe, check
@@ -30,7 +30,7 @@ def fresh_folder(root: Path, name: str) -> Path:
         except FileExistsError:
             n += 1
         except OSError as e:
-            raise UsageError(
+            raise (DiskError if e.errno in FULL else UsageError)(
                 f"The folder {folder} cannot be made ({e.strerror}); make room, or choose another."
             ) from e
 

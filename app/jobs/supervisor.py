@@ -100,6 +100,8 @@ class Supervisor:
         if active:
             self.index.recover()
         waiting = {j.device for j in self.index.list((QUEUED,))}
+        if waiting:
+            self.index.check_writable()
         for slot in self.slots:
             if slot.process is None and slot.failures < TRIES and not waiting.isdisjoint(self.devices(slot)):
                 self._start(slot)
