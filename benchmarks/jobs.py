@@ -77,7 +77,8 @@ def memory(index: Index, count: int) -> tuple[list[float], float]:
 def cancellations(index: Index, count: int, longest: float) -> list[tuple[float, float]]:
     """(seconds to the state, seconds to the fallen CPU) of cancels at random moments of a run."""
     chance, out = random.Random(0), []
-    for k in range(count):
+    while len(out) < count:
+        k = len(out)
         id = submit(index, recipe(k), name=f"cancel-{k}").id
         until(lambda id=id: index.get(id).state == RUNNING)
         time.sleep(chance.uniform(0, longest))
