@@ -310,12 +310,16 @@ def test_the_time_left_follows_what_was_measured() -> None:
     entries = [Entry(read_line(k, '{"prompt": "a cow", "method": "direct"}', HERE)) for k in range(1, 5)]
     assert seconds_left(entries, 2) is None
     now = time.time()
+    entries[3].job = Job("4", "a", RUNNING, started=now - 900)  # resumed: its seconds are no measure
+    entries[3].status = {"stage": "sample", "step": 0, "steps": 9, "eta": 20.0}
+    assert seconds_left(entries, 1) == pytest.approx(80)
+    entries[3].job = entries[3].status = None
     entries[0].job, entries[0].fresh = Job("1", "a", DONE, started=now - 30, ended=now - 20), True
     assert seconds_left(entries, 1) == pytest.approx(30)
     assert seconds_left(entries, 2) == pytest.approx(15)
     assert seconds_left(entries, 9) == pytest.approx(10)
     entries[1].job, entries[1].fresh = Job("2", "a", RUNNING, started=now - 5), True
-    entries[1].status = {"stage": "texture", "step": 0, "steps": 4}
+    entries[1].status = {"stage": "texture", "step": 0, "steps": 4, "eta": None}
     assert 0 < entries[1].share() < 1
 
 

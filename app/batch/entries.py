@@ -26,8 +26,8 @@ FINAL = (2, 5)  # exit codes of runs that would fail again: bad input, a collaps
 
 @dataclass
 class Entry:
-    """A line, its run, and how it stands. `parts` as `plan`; `fresh`: begun by this process; `share` of its work that
-    is done, as far as is known."""
+    """A line, its run, and how it stands. `parts` as `plan`; `fresh`: this process sees it from its beginning;
+    `share` of its work that is done, as far as is known."""
 
     line: Line
     job: Job | None = None
@@ -130,6 +130,7 @@ def take_up(index: Index, lines: Sequence[Line]) -> list[Entry]:
     entries = [Entry(line, found.get(line.number)) for line in lines]
     for entry in entries:
         job = entry.job
+        entry.fresh = job is not None and job.started is None
         if job is not None and (job.state == CANCELLED or (job.state == FAILED and job.exit_code not in FINAL)):
             entry.job = index.resume(job.id)
     return entries

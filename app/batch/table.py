@@ -25,16 +25,23 @@ def counts(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def seconds_left(entries: Sequence[Entry], width: int) -> float | None:
-    """Until all is done, from what this process has seen runs take and what is left of them; None while nothing is
-    known."""
+    """Until all is done, from what this process has seen runs take, or from what running ones expect, and what is left
+    of them; None while nothing is known."""
+    begun = [e for e in entries if e.fresh and e.job is not None and e.job.started is not None]
+    over = [e for e in begun if e.state == DONE]
     spent = done = 0.0
-    for e in entries:
-        if e.fresh and e.job is not None and e.job.started is not None and e.state in (DONE, *ACTIVE):
-            done += e.share() * e.work()
-            spent += (e.job.ended or time.time()) - e.job.started
+    for e in over or [e for e in begun if e.state in ACTIVE]:
+        assert e.job is not None and e.job.started is not None
+        done += e.share() * e.work()
+        spent += (e.job.ended or time.time()) - e.job.started
     left = [(1 - e.share()) * e.work() for e in entries if not e.over()]
     if not left:
         return 0.0
+    if done <= 0:
+        for e in entries:
+            if e.state in ACTIVE and e.status is not None and e.status["eta"] is not None:
+                done += (1 - e.share()) * e.work()
+                spent += e.status["eta"]
     if done <= 0:
         return None
     return spent / done * max(max(left), sum(left) / max(1, min(width, len(left))))
