@@ -57,7 +57,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `what()`, which is asked fifty times a second."""
     until = time.monotonic() + seconds
     while not (value := what()):
