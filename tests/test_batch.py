@@ -500,8 +500,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_a_ray_cluster_loses_a_node_in_the_middle_of_a_job_and_no_line(cluster: Any, tmp_path: Path) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    long = {**TINY, "direct": {**TINY["direct"], "steps": 60}}
-    rows: list[dict[str, Any] | str] = [{"prompt": p, **long} for p in ("a red mushroom", "a barrel", "a pumpkin")]
+    long = {**TINY, "direct": {**TINY["direct"], "fit": 300}}
+    rows: list[dict[str, Any] | str] = [{"prompt": p, **long} for p in ("a red mushroom", "a barrel")]
+    rows.append({"prompt": "a pumpkin", **TINY})
     path, out = write_lines(tmp_path / "p.jsonl", rows), tmp_path / "out"
     ray = ["--executor", "ray", "--address", cluster.address, "--cores-per-worker", "1", "--json"]
     process = start(str(path), "--out", str(out), *ray)
@@ -519,11 +520,15 @@ def test_a_ray_cluster_loses_a_node_in_the_middle_of_a_job_and_no_line(cluster: 
     assert "was lost" in error and "raylet" not in printed
     for r in summary["runs"]:
         folder = out / r["folder"]
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        resumed = [e["stage"] for e in events if e["event"] == "resumed"]
+        assert resumed[:1] == (["sample"] if r["attempts"] == 2 else []), "from the checkpoint that had come back"
         assert Image.open(folder / "contact_sheet.png").width > 1000 and (folder / "turntable.mp4").stat().st_size
         assert json.loads((folder / "metadata.json").read_text())["status"] == "done"
 
 
 def at_work(out: Path) -> bool:
-    """Whether two jobs have begun their first stage, and none is done."""
-    begun = [p for p in out.glob("*/progress.json") if json.loads(p.read_text())["stage"] == "sample"]
-    return len(begun) == 2 and all(not (p.parent / "mesh.glb").exists() for p in begun)
+    """Whether two jobs are in their second stage, with the first one's checkpoint here, and none is done."""
+    begun = [p.parent for p in out.glob("*/progress.json") if json.loads(p.read_text())["stage"] == "fuse1"]
+    kept = [p for p in begun if (p / "checkpoints" / "sample.safetensors").is_file()]
+    return len(kept) == 2 and not list(out.glob("*/mesh.glb"))
