@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from app.errors import FULL
 from app.export.bake import bake
 from app.export.glb import TexturedMesh, read_glb, textured, write_glb
 from app.export.preview import (
@@ -231,3 +233,14 @@ def test_contact_sheet(box: TexturedMesh, tmp_path: Path) -> None:
         assert sheet[:top, left + 64 * column : left + 64 * (column + 1)].min() < 140
     contact_sheet(CTX, box, tmp_path / "again.png", resolution=64)
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+
+
+def test_a_full_disk_under_the_encoder_is_the_systems_error(box: TexturedMesh, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as error:
+            turntable(CTX, box, tmp_path / "turntable.mp4", resolution=96, frames=12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno in FULL and not list(tmp_path.iterdir())
