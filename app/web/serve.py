@@ -77,22 +77,21 @@ def uploads_folder() -> Iterator[None]:
     """A folder of this server's own for uploads and copies, removed at the end. Gradio reads the environment when it
     is imported and later: nothing is reported to anybody, and nothing else is served."""
     folder = tempfile.mkdtemp(prefix="polymode-")
-    os.environ |= {
+    ours = {
         "GRADIO_TEMP_DIR": os.path.realpath(folder),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    for name in (
-        "GRADIO_ALLOWED_PATHS",
-        "GRADIO_ROOT_PATH",
-        "GRADIO_SHARE",
-        "GRADIO_NUM_WORKERS",
-        "GRADIO_MCP_SERVER",
-    ):
-        os.environ.pop(name, None)
+    widening = ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_MCP_SERVER")
+    before = {name: os.environ.pop(name, None) for name in (*ours, *widening)}
+    os.environ |= ours
     try:
         yield
     finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -138,6 +137,7 @@ def launch(site: Any, a: Serve) -> tuple[Any, str]:
             app_kwargs={
                 "routes": [own],
                 "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+                "openapi_url": None,
                 "docs_url": None,
                 "redoc_url": None,
             },
