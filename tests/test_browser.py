@@ -145,6 +145,7 @@ def test_generate_watch_cancel_reload_download(browser: Browser, server: Served)
     page.get_by_label("field.steps", exact=False).first.fill("5000")
     page.get_by_role("button", name="Generate", exact=True).click()
     second = run_of(server, "a blue car")
+    expect(page.locator("#panel h2")).to_contain_text("a blue car", timeout=30_000)
     page.reload()
     expect(page.locator("#panel")).to_contain_text("a blue car", timeout=30_000)
     until(lambda: job(first)["state"] == "done")
@@ -152,8 +153,8 @@ def test_generate_watch_cancel_reload_download(browser: Browser, server: Served)
     pid = job(second)["pid"]
     busy = cpu(pid, 1.0)
     assert busy > 0.2
-    page.get_by_role("button", name="Cancel a blue car").click()
     clicked = time.monotonic()
+    page.get_by_role("button", name="Cancel a blue car").click()
     until(lambda: job(second)["state"] in ("cancelling", "cancelled"), 2.0, 0.02)
     acknowledged = time.monotonic() - clicked
     time.sleep(max(0.0, 2.0 - (time.monotonic() - clicked)))
@@ -250,7 +251,8 @@ def test_a_phone_and_a_keyboard_suffice(browser: Browser, server: Served):
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('button, input, textarea, select, a[href]')].filter(
         (x) => x.offsetParent && !(x.innerText || x.ariaLabel || x.title || (x.labels && x.labels.length)
-        || x.getAttribute('aria-labelledby') || x.querySelector('[aria-label], img[alt]'))).map((x) => x.outerHTML.slice(0, 200))"""
+        || x.getAttribute('aria-labelledby') || x.querySelector('[aria-label], img[alt]')))
+        .map((x) => x.outerHTML.slice(0, 200))"""
     )
     assert not unnamed, unnamed
     page.close()
