@@ -174,6 +174,7 @@ def test_generate_watch_cancel_reload_download(browser: Browser, server: Served)
     cards.filter(has_text="a red mushroom").click()
     expect(page.locator("#panel h2")).to_contain_text("a red mushroom", timeout=20_000)
     expect(page.locator("#panel table.facts")).to_contain_text("Watertight")
+    expect(page.locator("#model canvas")).to_have_count(1, timeout=20_000)  # hidden here: no WebGL without a GPU
     video = page.locator("#panel video")
     until(lambda: video.evaluate("v => v.readyState >= 2 && v.videoWidth > 0"), 30)
     with page.expect_download() as download:

@@ -27,7 +27,7 @@ def compare_tab(site: Site, tab: gr.Tab) -> None:
         left = gr.Dropdown([], label="One run", elem_id="left-run", min_width=300)
         right = gr.Dropdown([], label="Another", elem_id="right-run", min_width=300)
     with gr.Row():
-        out = [gr.HTML("", min_width=300, elem_classes="side"), gr.HTML("", min_width=300, elem_classes="side")]
+        out = [gr.HTML("", elem_classes="side"), gr.HTML("", elem_classes="side")]
 
     def fill(a: Any, b: Any) -> list[Any]:
         known = choices(site)

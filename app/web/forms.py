@@ -84,9 +84,10 @@ def drawer() -> tuple[list[str], list[Component]]:
         gr.Markdown("What is left empty is as the preset has it. Names are those of the command line's flags.")
         for group, members in groups().items():
             with gr.Accordion(GROUP_NAMES.get(group, f"Method {group}"), open=False):
-                for s in members:
-                    names.append(s.name)
-                    components.append(control(s))
+                for k in range(0, len(members), 2):
+                    with gr.Row():
+                        components += [control(s) for s in members[k : k + 2]]
+                names += [s.name for s in members]
     return names, components
 
 
@@ -94,12 +95,12 @@ def control(s: Setting) -> Component:
     default = value_of(picture_preset("draft") if s.group == "picture" else preset("draft"), s)
     if s.kind is bool:
         info = f"{s.help} Else: {'yes' if default else 'no'}."
-        return gr.Dropdown(["", "yes", "no"], value="", label=s.name, info=info)
+        return gr.Dropdown(["", "yes", "no"], value="", label=s.name, info=info, min_width=200)
     if s.choices:
-        return gr.Dropdown(["", *s.choices], value="", label=s.name, info=f"{s.help} Else: {default}.")
+        return gr.Dropdown(["", *s.choices], value="", label=s.name, info=f"{s.help} Else: {default}.", min_width=200)
     if s.kind is str:
         return gr.Textbox(label=s.name, info=s.help, placeholder=str(default), max_length=MAX_PROMPT)
-    return number_box(s.name, s.help, f"{default:g} in draft")
+    return number_box(s.name, s.help, f"{default:g} in draft", 200)
 
 
 def number_box(label: str, info: str, placeholder: str, width: int = 160) -> gr.Textbox:

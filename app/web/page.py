@@ -35,8 +35,8 @@ def make_panel(gallery: gr.HTML, pages: gr.HTML) -> tuple[Panel, gr.Button]:
     group = clickable("group")
     live = gr.HTML("", visible=False)
     with gr.Row():
-        model = gr.Model3D(label="mesh.glb", visible=False, height=380, min_width=260, elem_id="model")
-        turn = gr.HTML("", visible=False, min_width=260)
+        model = gr.Model3D(label="mesh.glb", visible=False, height=380, elem_id="model")
+        turn = gr.HTML("", visible=False, elem_id="turn")
     result = gr.HTML("", visible=False)
     with gr.Accordion("Rename", open=False, visible=False) as more:
         title = gr.Textbox(label="Title", max_length=200, elem_id="title")

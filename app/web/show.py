@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,8 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
             bar(share) if job.state in ACTIVE else ""
         )
     elif job.reason:
-        out += f'<p class="{"alert" if job.state == FAILED else "note"}">{e(job.reason)}</p>'
+        reason = re.sub("`([^`]*)`", r"<code>\1</code>", e(job.reason))
+        out += f'<p class="{"alert" if job.state == FAILED else "note"}">{reason}</p>'
     return out
 
 

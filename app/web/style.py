@@ -69,7 +69,7 @@ h2.name { margin: 0; font-size: 1.2rem; overflow-wrap: anywhere; }
 .looks .sheet img { width: auto; max-width: 100%; max-height: 420px; }
 figcaption { font-size: .85rem; color: var(--body-text-color-subdued); margin-top: .2rem; }
 table.facts { border-collapse: collapse; margin: .6rem 0; max-width: 100%; }
-table.facts caption { text-align: left; font-weight: 600; }
+table.facts caption { text-align: left; font-weight: 600; white-space: nowrap; }
 table.facts, table.facts tr, table.facts th, table.facts td { border: 0 !important; }
 table.facts th, table.facts td { text-align: left; padding: .15rem 1rem .15rem 0 !important; font-weight: 400; }
 table.facts td { overflow-wrap: anywhere; }
@@ -80,6 +80,8 @@ table.facts th { color: var(--body-text-color-subdued); }
 .uploaded img { height: 96px; border-radius: var(--radius-sm); }
 .turn video { width: 100%; max-width: 460px; display: block; border-radius: var(--radius-md); }
 .turn { margin: 0; }
+#model, #turn { flex: 1 1 260px !important; min-width: min(260px, 100%) !important; }
+.side { flex: 1 1 320px !important; min-width: min(320px, 100%) !important; }
 .verbs button { min-width: 0 !important; flex: 1 1 auto !important; min-height: 2.6rem; }
 footer { flex-wrap: wrap; }
 @media (max-width: 700px) {
