@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `serve`, `models list`,
-`doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `serve`,
+`models list`, `doctor`. Flags come from the dataclasses of app/recipes.py."""
 
 from __future__ import annotations
 

@@ -160,8 +160,9 @@ def split(more: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, Any], Se
 
 def clicks(site: Site) -> Callable[..., list[Any]]:
     def click(id: Any, seen: Any, search: Any, only: Any, page: Any, event: gr.EventData) -> list[Any]:
-        run = actions.plain(event._data.get("run"), "A run", 300)
-        if event._data.get("what") == "cancel":
+        data = event._data if isinstance(event._data, dict) else {}
+        run = actions.plain(data.get("run"), "A run", 300)
+        if data.get("what") == "cancel":
             actions.cancel(site, run)
         elif job_of(site, run) is None:
             raise UsageError("That run is no longer here.")
