@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/polymode generate "a red mushroom" --out demo/red-mushroom-$$(date +%Y%m%d-%H%M%S)
 
+# two processes of one thread each: faster than one of two threads on two cores, and no threads that spin against each other
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .
