@@ -41,7 +41,10 @@ class StepResult:
 
 @dataclass
 class Detectors:
-    """Stop a run that cannot recover. Symptoms must last PATIENCE steps, NaN stops at once."""
+    """Stop a run that cannot recover. Symptoms must last PATIENCE steps, NaN stops at once. `solid`: what is shown is
+    a mesh, which may fill the picture (a ball does)."""
+
+    solid: bool = False
 
     empty: int = 0
     full: int = 0
@@ -60,7 +63,7 @@ class Detectors:
         inside = alpha[..., (x * x + y * y) < 0.9].mean()  # the picture of the unit sphere, a little reduced
         peak = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
         self.empty = self.empty + 1 if float(alpha.max()) < FAINT else 0
-        self.full = self.full + 1 if float(inside) > 0.98 else 0
+        self.full = self.full + 1 if float(inside) > 0.98 and not self.solid else 0
         self.dead = self.dead + 1 if peak < 1e-12 else 0
         if self.empty >= PATIENCE:
             raise CollapseError(f"The object vanished (opacity 0) {where}. Try another --seed or a plainer prompt.")
@@ -131,10 +134,11 @@ def optimize(
     picture: Callable[[str, StepResult], None],
     progress: Progress,
     stopped: Callable[[], bool],
+    solid: bool = False,
 ) -> Timings:
-    """Run steps `state.start` .. `steps`. `picture(name, result)` writes a preview. Raises CollapseError or Cancelled
-    (saved first)."""
-    timings, detectors, begin = Timings(), Detectors(), time.perf_counter()
+    """Run steps `state.start` .. `steps`. `picture(name, result)` writes a preview. `solid`: the stage moves a mesh.
+    Raises CollapseError or Cancelled (saved first)."""
+    timings, detectors, begin = Timings(), Detectors(solid), time.perf_counter()
     every = max(1, steps // PREVIEWS)
     bar = progress.stage(stage, steps, state.start)
     for i in range(state.start, steps):

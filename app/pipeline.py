@@ -242,8 +242,10 @@ class Work:
         steps: int,
         step: Callable[[int], StepResult],
         look: Look | None = None,
+        solid: bool = True,
     ) -> None:
-        """Run a stage, from its checkpoint if there is one. `look` renders what it has, for the live turntable."""
+        """Run a stage, from its checkpoint if there is one. `look` renders what it has, for the live turntable.
+        `solid`: it moves a mesh."""
         saved = self.run.load_checkpoint(stage)
         if saved is not None:
             state.restore(*saved)
@@ -254,7 +256,7 @@ class Work:
             if self.live and look is not None:
                 save_turntable(self.run.previews / f"{name}.webp", look, self.device)
 
-        self.loops.append(optimize(self.run, stage, state, steps, step, picture, self.progress, self.stopped))
+        self.loops.append(optimize(self.run, stage, state, steps, step, picture, self.progress, self.stopped, solid))
 
     def picture(self, name: str, result: StepResult) -> None:
         r, saw = result.rendered, result.denoised
@@ -414,7 +416,11 @@ def distil(
     method = start_method(recipe, prior, recipe.field.scale, seed, told)
     step = field_step(grown, state, recipe.field, prior, method, blind, anchor)
     size, samples = prior.frame_shape[-1], recipe.field.samples
-    job.loop(f"field{tag}", state, recipe.field.steps, step, lambda c: render_field(grown, c, size, samples))
+
+    def seen(cameras: Cameras) -> Rendered:
+        return render_field(grown, cameras, size, samples)
+
+    job.loop(f"field{tag}", state, recipe.field.steps, step, seen, solid=False)
 
     job.pause("the mesh")
     with job.clock.part("mesh"):

@@ -112,6 +112,14 @@ def test_collapse_stops_the_run_with_a_sentence(tmp_path: Path, alpha: float, sc
     assert caught.value.exit_code == 5 and "seed" in str(caught.value)
 
 
+def test_a_mesh_may_fill_the_picture(tmp_path: Path) -> None:
+    p = torch.ones(3, requires_grad=True)
+    state = Optimization({"p": p}, {"p": 0.1}, generators(0))
+    nothing = Progress(quiet=True)
+    optimize(_run(tmp_path), "toy", state, 50, _step(p, 1.0), lambda *_: None, nothing, lambda: False, solid=True)
+    assert state.adam.state[p]["step"] == 50
+
+
 def test_a_healthy_run_and_a_short_dip_do_not_stop(tmp_path: Path) -> None:
     p = torch.ones(3, requires_grad=True)
     healthy, empty = _step(p, 0.3), _step(p, 0.0)
