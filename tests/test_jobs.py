@@ -92,6 +92,7 @@ def test_a_job_whose_worker_died_is_settled(index: Index) -> None:
     index.resume("job")
     claimed = index.claim(("auto",), 1)
     assert claimed is not None
+    (index.root / "job" / "mesh.glb").write_bytes(b"glTF")
     (index.root / "job" / "metadata.json").write_text('{"status": "done"}')
     state.unlock(claimed[1])
     assert [j.state for j in index.recover()] == [DONE]

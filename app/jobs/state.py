@@ -179,8 +179,9 @@ def stamp(folder: Path) -> int | None:
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run came to its end: the last file it writes says so."""
-    return (read_json(folder / "metadata.json") or {}).get("status") == "done"
+    """Whether the run came to its end: the last file it writes says so, and its mesh is still there."""
+    done = (read_json(folder / "metadata.json") or {}).get("status") == "done"
+    return done and (folder / "mesh.glb").is_file()
 
 
 def cancel_asked(folder: Path) -> bool:
