@@ -25,6 +25,7 @@ import tyro
 
 from app.evaluate.nouns import eval100
 from app.export.glb import read_glb
+from app.jobs.state import finished
 
 TINY: dict[str, Any] = {"direct.steps": 2, "direct.rounds": 1, "direct.fit": 5, "direct.hull": 32}
 TINY |= {"texture.size": 128, "mesh.faces": 800}
@@ -68,7 +69,8 @@ def summary_of(out: Path) -> dict[str, Any] | None:
 
 
 def meshes(out: Path) -> dict[str, int]:
-    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("*/mesh.glb")}
+    """Of finished runs; one that is interrupted between its mesh and its pictures goes on."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in out.glob("*/mesh.glb") if finished(p.parent)}
 
 
 def interrupted_and_resumed(a: Arguments) -> dict[str, Any]:
