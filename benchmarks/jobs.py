@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.jobs.index import Index
-from app.jobs.state import CANCELLED, DONE, PROGRESS, QUEUED, RUNNING, read_json
+from app.jobs.state import CANCELLED, DONE, FINISHED, PROGRESS, QUEUED, RUNNING, read_json
 from app.jobs.submit import submit
 from app.jobs.supervisor import Supervisor, slots
 from app.recipes import Recipe, preset
@@ -89,7 +89,10 @@ def cancellations(index: Index, count: int, longest: float) -> list[tuple[float,
         pid, stage = job.pid or 0, (read_json(index.root / id / PROGRESS) or {}).get("stage", "loading")
         began = time.monotonic()
         index.cancel(id)
-        until(lambda id=id: index.get(id).state == CANCELLED)
+        until(lambda id=id: index.get(id).state in FINISHED)
+        if index.get(id).state != CANCELLED:
+            print(f"cancel {k + 1:2d} in {stage:<8}: the run came to its end first", flush=True)
+            continue
         state_after = time.monotonic() - began
         while True:  # the first window in which the CPU stood still; its beginning counts
             start, before = time.monotonic() - began, cpu_seconds(pid)
