@@ -17,15 +17,15 @@ import tyro
 from app import STARTED
 from app.batch.options import Batch
 from app.compare.options import Compare
-from app.errors import OUT_OF_MEMORY, UsageError, UserError
+from app.errors import NO_MEMORY, OUT_OF_MEMORY, UsageError, UserError, out_of_memory
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
 from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset
 from app.web.options import Serve
 
 if TYPE_CHECKING:
-    from app.pipeline import Clock
     from app.runs import Run
+    from app.work import Clock
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def run_reconstruct(a: Reconstruct) -> int:
 def ready(recipe: Recipe) -> Clock:
     """Refuse what cannot run before anything is written. The run's clock."""
     from app.models import require
-    from app.pipeline import Clock, choose_device
+    from app.work import Clock, choose_device
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED
@@ -132,10 +132,11 @@ def ready(recipe: Recipe) -> Clock:
 def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
     """Run it, and say what came out."""
     from app.jobs.foreground import foreground
-    from app.pipeline import folder_of, generate, stage_count
+    from app.pipeline import generate
     from app.progress import Progress
+    from app.work import folder_of
 
-    progress = Progress(stages=stage_count(recipe))
+    progress = Progress()
     progress.say(f"Run folder: {run.folder}")
     with foreground(run, recipe):
         result = generate(recipe, run, progress, clock)
@@ -245,13 +246,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         code = fail("Interrupted.", 130, as_json)
     except (MemoryError, RuntimeError) as e:
-        if not isinstance(e, MemoryError) and "memory" not in str(e).lower():
+        if not out_of_memory(e):
             raise
-        code = fail(
-            "Out of memory; use a smaller preset, or fewer --field.sets and a smaller --field.resolution.",
-            OUT_OF_MEMORY,
-            as_json,
-        )
+        code = fail(NO_MEMORY, OUT_OF_MEMORY, as_json)
     sys.exit(code)
 
 

@@ -46,6 +46,13 @@ class Cancelled(UserError):
 
 
 OUT_OF_MEMORY = 4
+NO_MEMORY = "Out of memory; use a smaller preset, or fewer --field.sets and a smaller --field.resolution."
+
+
+def out_of_memory(e: BaseException) -> bool:
+    """Whether Python, or torch by a RuntimeError, says that memory ran out."""
+    return isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "memory" in str(e).lower())
+
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 

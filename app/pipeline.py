@@ -4,40 +4,33 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import math
-import platform
-import resource
 import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual, own_score
-from app.errors import Cancelled, CollapseError, MissingError, UsageError, UserError, disk_errors
+from app.errors import CollapseError, MissingError, UsageError, UserError, disk_errors
 from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
 from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
-from app.live import Look, save_turntable
+from app.live import Look
 from app.methods import DIRECT
 from app.models import load_prior, weights_folder
-from app.optimize import Optimization, StepResult, Timings, optimize
 from app.pictures.intake import References, load, read, write
 from app.pictures.place import estimate_azimuths
 from app.pictures.report import reproduction
 from app.progress import Progress
 from app.recipes import Recipe
-from app.runs import OUTPUTS, Run, generators
+from app.runs import Run, generators
+from app.signals import stop_signals
 from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
@@ -45,7 +38,8 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
-from guidance.prior import Picture, UnfitPicture
+from app.work import Clock, Work, choose_device, metadata, plan
+from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known
 from renderers.cameras import Cameras, orbit
@@ -59,51 +53,10 @@ from renderers.volume import render_field
 LIVE = 64  # pixels of a live turntable, before it is enlarged
 
 
-@dataclass
-class Clock:
-    """Seconds by part, for metadata.json, from `began` (a perf_counter reading). Never read by a decision."""
-
-    began: float = field(default_factory=time.perf_counter)
-    parts: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.parts[name] = self.parts.get(name, 0.0) + time.perf_counter() - start
-
-    def total(self) -> float:
-        return time.perf_counter() - self.began
-
-
-def choose_device(name: str) -> torch.device:
-    """cpu, or cuda where asked for (MissingError if there is none); auto takes a GPU that is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MissingError(
-            "--device cuda was asked for, but torch sees no GPU; use --device cpu, or install a CUDA build of torch."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-@contextmanager
-def cancellation() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask the loop to stop after its step; a second SIGINT interrupts at once."""
-    asked = False
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked
-        if asked and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
+def insist(signum: int, again: bool) -> None:
+    """A second Ctrl-C interrupts at once."""
+    if again and signum == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def generate(
@@ -117,7 +70,7 @@ def generate(
     """Run every stage that `run` has not finished, and return metadata.json's content. UserError on anything a user
     can mend. `prior`: the recipe's, if it is loaded already. `live`: a turntable beside every preview."""
     clock = clock or Clock()
-    with cancellation() as interrupted:
+    with stop_signals(insist) as interrupted:
 
         def stopped() -> bool:
             return interrupted() or cancel_asked(run.folder)
@@ -147,7 +100,7 @@ def _generate(
     live: bool,
 ) -> dict[str, Any]:
     device = choose_device(recipe.device)
-    progress.plan = progress.plan or plan(recipe)
+    progress.plan = plan(recipe)
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
     with clock.part("load"):
         prior = prior or load_prior(recipe.prior, device, recipe.precision)
@@ -207,83 +160,6 @@ def references(job: Work) -> References:
             + (f" ({how} estimated)" if how else "")
         )
     return found
-
-
-@dataclass
-class Work:
-    """What every stage of one run needs, and the timings of its loops."""
-
-    recipe: Recipe
-    run: Run
-    progress: Progress
-    clock: Clock
-    stopped: Callable[[], bool]
-    prior: EmbeddedPrior
-    device: torch.device
-    live: bool = False
-    loops: list[Timings] = field(default_factory=list)
-    references: References | None = None
-
-    def told(self) -> Picture | None:
-        """The pictures, for the prior."""
-        return None if self.references is None else self.references.picture()
-
-    def pause(self, where: str) -> None:
-        """Between two parts without a loop: Cancelled if the run is to stop."""
-        if self.stopped():
-            self.run.event("cancelled", stage=where)
-            again = f"continue with `polymode generate --resume {self.run.folder}`."
-            raise Cancelled(f"Cancelled before {where}; {again}")
-
-    def loop(
-        self,
-        stage: str,
-        state: Optimization,
-        steps: int,
-        step: Callable[[int], StepResult],
-        look: Look | None = None,
-        solid: bool = True,
-    ) -> None:
-        """Run a stage, from its checkpoint if there is one. `look` renders what it has, for the live turntable.
-        `solid`: it moves a mesh."""
-        saved = self.run.load_checkpoint(stage)
-        if saved is not None:
-            state.restore(*saved)
-            self.run.event("resumed", stage=stage, step=state.start)
-
-        def picture(name: str, result: StepResult) -> None:
-            self.picture(name, result)
-            if self.live and look is not None:
-                save_turntable(self.run.previews / f"{name}.webp", look, self.device)
-
-        self.loops.append(optimize(self.run, stage, state, steps, step, picture, self.progress, self.stopped, solid))
-
-    def picture(self, name: str, result: StepResult) -> None:
-        r, saw = result.rendered, result.denoised
-        rows = [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), saw[:, :3]]
-        save_png(self.run.previews / f"{name}.png", [*rows, saw[:, 4:]] if saw.shape[1] == 7 else rows)
-
-
-def plan(recipe: Recipe) -> dict[str, float]:
-    """The run's stages in order, and the seconds each takes on two CPU cores, roughly: an ETA needs their ratios."""
-    out: dict[str, float] = {}
-    d, f, r = recipe.direct, recipe.field, recipe.refine
-    for k in range(recipe.best_of):
-        tag = f"-{k}" if k else ""
-        if DIRECT in (recipe.method, recipe.init):
-            out[f"sample{tag}"] = 0.015 * d.steps * d.views
-            out |= {f"fuse{n + 1}{tag}": 0.02 * d.fit + 0.5 for n in range(d.rounds)}
-        if recipe.method != DIRECT:
-            out[f"field{tag}"] = 0.13 * f.steps * f.sets
-            out[f"mesh{tag}"] = 1.0
-            if r.steps:
-                out[f"refine{tag}"] = 0.12 * r.steps * r.sets
-    return out | {"texture": 4.0}
-
-
-def stage_count(recipe: Recipe) -> int:
-    """Bars that a run shows."""
-    return len(plan(recipe))
 
 
 def candidate(job: Work, k: int, seed: int) -> Candidate:
@@ -485,52 +361,3 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     bar.update(4)
     bar.close()
     return unwrapped.charts, reproduced
-
-
-def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: list[Timings]) -> dict[str, Any]:
-    """Versions, seed, device, prior, timings and peak memory of a run."""
-    packages = (
-        "polymode",
-        "torch",
-        "diffusers",
-        "transformers",
-        "numba",
-        "numpy",
-        "scikit-image",
-        "xatlas",
-        "trimesh",
-    )
-    out: dict[str, Any] = {
-        "prompt": recipe.prompt,
-        "seed": recipe.seed,
-        "method": recipe.method,
-        "preset": recipe.preset,
-        "versions": {p: importlib.metadata.version(p) for p in packages},
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "precision": recipe.precision,
-        "seconds": {k: round(v, 3) for k, v in clock.parts.items()} | {"total": round(clock.total(), 3)},
-        "peak_memory_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
-        ),
-    }
-    if prior is not None:
-        loop = sum(t.loop for t in loops)
-        out["prior"] = {
-            "name": prior.name,
-            "shards": prior.config.get("shards"),
-            "training": prior.config.get("training"),
-        }
-        out["seconds_prior"] = round(prior.usage.seconds, 3)
-        out["seconds_render"] = round(loop - prior.usage.seconds, 3)  # rendering, backward passes, updates, previews
-        out["seconds_fixed"] = round(clock.total() - loop, 3)
-        out["loop_ratio"] = round(loop / max(prior.usage.seconds, 1e-9), 3)
-        out["frame_forwards"] = prior.usage.frame_forwards
-        out["ms_per_frame_forward"] = round(prior.usage.ms_per_frame_forward(), 3)
-    return out
-
-
-def folder_of(run: Run) -> dict[str, str]:
-    """The files a finished run offers, by name, that exist."""
-    return {n: str(Path(run.folder / n)) for n in OUTPUTS if (run.folder / n).is_file()}

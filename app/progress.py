@@ -81,7 +81,7 @@ class Bar:
         after = sum(p.plan[n] for n in names[names.index(self.name) + 1 :]) if self.name in p.plan else 0.0
         here = p.plan.get(self.name, 0.0) * (1 - self._done / max(1, self.total))
         eta = None if work <= 0 else seconds / work * (after + here)
-        p.listener(Status(self.name, p.current, p.stages, self._done, self.total, left, eta))
+        p.listener(Status(self.name, p.current, len(p.plan), self._done, self.total, left, eta))
 
 
 @dataclass
@@ -89,7 +89,6 @@ class Progress:
     """Stage bars and short messages; `quiet` silences both. `plan`: the run's stages in order, and the seconds each
     takes on some machine: their ratios and what was measured give the ETA. `listener` hears of every step."""
 
-    stages: int = 4
     quiet: bool = False
     current: int = 0
     plan: Mapping[str, float] = field(default_factory=dict)
@@ -99,7 +98,8 @@ class Progress:
 
     def stage(self, name: str, total: int, start: int = 0) -> Bar:
         self.current += 1
-        return Bar(name, f"[{self.current}/{self.stages}] {name}", total, start, self)
+        place = f"[{self.current}/{len(self.plan)}] " if self.plan else ""
+        return Bar(name, f"{place}{name}", total, start, self)
 
     def say(self, line: str) -> None:
         if not self.quiet:

@@ -28,10 +28,11 @@ from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import Prompt, classes, eval100
 from app.evaluate.report import contact_sheet, text_table, write_results
 from app.evaluate.views import SIZE, asset_frames, own_cameras
-from app.pipeline import Clock, generate, stage_count
+from app.pipeline import generate
 from app.progress import Progress
 from app.recipes import preset
 from app.runs import Run, create_run, slug
+from app.work import Clock
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def main() -> None:
             recipe = dataclasses.replace(preset(a.preset, p.text), method=a.method, seed=a.seed)
             run = Run(folder) if (folder / "config.yaml").is_file() else create_run(recipe, folder)
             try:
-                generate(recipe, run, Progress(stages=stage_count(recipe)), Clock())
+                generate(recipe, run, Progress(), Clock())
             except CollapseError as e:
                 failed[p.text] = str(e)
                 items.append((nothing(p, len(kinds), str(folder)), empty_frames(len(cameras))))

@@ -80,7 +80,7 @@ def reconstruct(scene: Scene, a: Arguments, folder: Path) -> tuple[Run, dict[str
     recipe = dataclasses.replace(a.recipe, picture=picture, prompt=scene.name if a.prompt else "")
     recipe = picture_recipe(recipe, 1)
     run = prepare([scene.picture], recipe, folder)
-    return run, generate(recipe, run, Progress(stages=8))
+    return run, generate(recipe, run, Progress())
 
 
 def measure(scene: Scene, a: Arguments, near: Nearest, evaluator: Evaluator, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Lines become jobs in the folder only shortly before they can run, so that a chan
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from app.batch.table import Table, counts
 from app.errors import FULL, DiskError, UsageError
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, FAILED
+from app.signals import stop_signals
 
 POLL = 0.2  # seconds
 AHEAD = 2  # jobs in the queue or at work, a worker
@@ -40,7 +40,7 @@ def run_batch(a: Batch) -> int:
     index, entries = Index(root), list[Entry]()
     with disk(root):
         executor = executor_of(a, root)  # before the signals: Ray has a handler of its own
-    with disk(root), interruption() as interrupted:
+    with disk(root), stop_signals() as interrupted:
         try:
             entries = take_up(index, lines)
             summary = report.write(entries, "running", time.monotonic() - began)
@@ -87,23 +87,6 @@ def disk(root: Path) -> Iterator[None]:
         if e.errno not in FULL:
             raise
         raise DiskError(f"{root} cannot be written ({e.strerror}). Make room, then start the same batch again.") from e
-
-
-@contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM end the batch; yields whether one came."""
-    came = False
-
-    def note(signum: int, frame: Any) -> None:
-        nonlocal came
-        came = True
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
 
 
 def executor_of(a: Batch, root: Path) -> Executor:

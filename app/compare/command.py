@@ -21,9 +21,9 @@ from app.compare.cells import cell_path, make_cell, save_made
 from app.compare.options import DIRECT, NAMES, Compare
 from app.errors import UsageError
 from app.models import load_prior, require
-from app.pipeline import choose_device
 from app.recipes import ANNEALS, check
 from app.runs import atomic
+from app.work import choose_device
 from guidance.priors.embedded import EmbeddedPrior
 
 SETTINGS = "compare.yaml"

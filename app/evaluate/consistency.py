@@ -20,10 +20,11 @@ from app.candidates import Shape
 from app.errors import CollapseError
 from app.evaluate.prior import Sampling, sample_at
 from app.evaluate.statistics import mean_interval, psnr
-from app.pipeline import Clock, Work, fuse
+from app.pipeline import fuse
 from app.progress import Progress
 from app.recipes import Recipe
 from app.runs import create_run, generators
+from app.work import Clock, Work
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import Cameras, make_cameras
 

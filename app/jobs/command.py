@@ -19,6 +19,7 @@ from app.jobs.index import Index
 from app.jobs.options import Jobs
 from app.jobs.state import Job
 from app.runs import OUTPUTS
+from app.signals import stop_signals
 
 
 def run_jobs(a: Jobs) -> int:
@@ -114,7 +115,7 @@ def _open(folder: Path) -> int:
 
 def _work(a: Jobs, index: Index) -> int:
     """Run the queue until it is empty, and say of each run what became of it."""
-    from app.jobs.supervisor import Supervisor, empty, slots, until_signal
+    from app.jobs.supervisor import Supervisor, empty, slots
 
     supervisor = Supervisor(a.runs, slots(a.workers), idle=5.0)
     seen: dict[str, str] = {}
@@ -142,7 +143,7 @@ def _work(a: Jobs, index: Index) -> int:
         return empty(index) or supervisor.stuck()
 
     done: list[str] = []
-    with until_signal(supervisor) as interrupted:
+    with stop_signals(lambda *_: supervisor.stop()) as interrupted:
         supervisor.run(over)
     if a.json:
         sys.stdout.write(json.dumps([dataclasses.asdict(index.get(id)) for id in done], ensure_ascii=False) + "\n")

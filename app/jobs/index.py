@@ -263,10 +263,6 @@ class Index:
                 state.unlock(handle)
             raise
 
-    def begin(self, id: str, pid: int) -> Job:
-        """A job that this process runs itself, whose lock it holds."""
-        return self.change(id, lambda j: _running(j, pid))
-
     def end(self, id: str, to: str, exit_code: int, reason: str = "") -> Job:
         """A job whose lock this process holds is over."""
 

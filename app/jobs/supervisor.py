@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -199,24 +199,6 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         else:
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@contextlib.contextmanager
-def until_signal(supervisor: Supervisor) -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM stop the supervisor; yields whether one came."""
-    came = False
-
-    def stop(signum: int, frame: object) -> None:
-        nonlocal came
-        came = True
-        supervisor.stop()
-
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)
 
 
 def empty(index: Index) -> bool:

@@ -26,15 +26,16 @@ from pathlib import Path
 
 import torch
 
-from app.errors import OUT_OF_MEMORY, Cancelled, UserError
+from app.errors import NO_MEMORY, OUT_OF_MEMORY, Cancelled, UserError, out_of_memory
 from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, Job
 from app.models import load_prior
-from app.pipeline import Clock, choose_device, generate, plan, stage_count
+from app.pipeline import generate
 from app.progress import Progress, Status
 from app.recipes import check, load_recipe
 from app.runs import Run, atomic
+from app.work import Clock, choose_device
 from guidance.priors.embedded import EmbeddedPrior
 
 POLL = 0.2  # seconds between looks into the queue
@@ -130,7 +131,7 @@ def run_job(index: Index, job: Job, priors: Priors) -> Job:
             recipe = load_recipe(folder / "config.yaml")
             check(recipe)
             prior = priors.get(recipe.prior, choose_device(recipe.device), recipe.precision)
-            progress = Progress(stages=stage_count(recipe), plan=plan(recipe), listener=StatusFile(folder))
+            progress = Progress(listener=StatusFile(folder))
             generate(recipe, run, progress, clock, prior, live=True)
             return index.end(job.id, DONE, 0)
         except Cancelled as e:
@@ -142,8 +143,8 @@ def run_job(index: Index, job: Job, priors: Priors) -> Job:
             return index.end(job.id, FAILED, e.exit_code, str(e))
         except Exception as e:
             traceback.print_exc()
-            if isinstance(e, MemoryError) or "memory" in str(e).lower():
-                return index.end(job.id, FAILED, OUT_OF_MEMORY, "Out of memory; use a smaller preset.")
+            if out_of_memory(e):
+                return index.end(job.id, FAILED, OUT_OF_MEMORY, NO_MEMORY)
             reason = (
                 f"An error of Polymode itself ({type(e).__name__}); {state.LOG} in the run's folder has the details."
             )

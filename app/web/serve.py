@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 from app.errors import UsageError
 from app.jobs.supervisor import Supervisor, slots
+from app.signals import stop_signals
 from app.web.options import Serve
 
 
@@ -22,13 +22,12 @@ def run_serve(a: Serve) -> int:
     """The command's body: until a signal. Returns the exit code."""
     judge(a)
     supervisor = Supervisor(a.runs, slots(a.workers, a.device), a.idle)
-    with uploads_folder():
+    ended = threading.Event()
+    with uploads_folder(), stop_signals(lambda *_: ended.set()):
         from app.web.site import Site
 
         site = Site(supervisor.index, a.max_queue, supervisor)
         thread = threading.Thread(target=supervisor.run, args=(lambda: False,))
-        ended = threading.Event()
-        previous = {s: signal.signal(s, lambda *_: ended.set()) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             page, address = launch(site, a)
             thread.start()
@@ -44,8 +43,6 @@ def run_serve(a: Serve) -> int:
             supervisor.stop()
             if thread.ident is not None:
                 thread.join()
-            for s, handler in previous.items():
-                signal.signal(s, handler)
         page.close(verbose=False)
     return 0
 
