@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/polymode generate "a red mushroom" --out demo/red-mushroom-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/polymode generate "a mushroom" --method direct --out demo/mushroom-$$(date +%Y%m%d-%H%M%S)
 
 # two processes of one thread each: faster than one of two threads on two cores, and no threads that spin against each other
 test: setup
