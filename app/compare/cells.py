@@ -36,7 +36,7 @@ from app.stages.views import VIEWS, start_method
 from app.work import Clock, Work, choose_device
 from guidance.bank import sample_bank
 from guidance.direct import to_frames
-from guidance.method import Asked, Shown
+from guidance.method import Asked, Guidance, Shown
 from guidance.prior import Views
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import make_cameras, orbit
@@ -93,11 +93,14 @@ def ball_frames(recipe: FieldRecipe, views: Views, size: int, generator: torch.G
     return render_field(field, make_cameras(views.azimuth, views.elevation), size, recipe.samples).frames().clamp(0, 1)
 
 
-def pixels(recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior) -> tuple[Tensor, dict[str, float]]:
-    """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of the recipe's method, and its last logs."""
+def pixels(
+    recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior, method: Guidance | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of the recipe's method, and its last logs. `method`: a
+    started one that stands in for the recipe's (experiments)."""
     streams = generators(recipe.seed)
     views = frame_views(image.elevation, recipe.guide.blind_camera)
-    method = start_method(recipe, prior, image.scale, recipe.seed)
+    method = start_method(recipe, prior, image.scale, recipe.seed) if method is None else method
     policy = time_policy(image.anneal, image.sigma_min, image.sigma_max)
     start = ball_frames(recipe.field, views, prior.frame_shape[-1], streams["init"])
     start = (start + NOISE * torch.randn(start.shape, generator=streams["init"])).clamp(0, 1)
