@@ -284,19 +284,20 @@ def distil(
     told, anchor = job.told(), None
     if target is not None and job.references is not None:
         anchor = Anchor(job.references.cameras, target, recipe.picture)
-    ball = None
+    ball, r = None, recipe.field
     if start is not None:
         assert isinstance(start.color, Tensor)
-        ball = field_of_mesh(start.vertices, start.faces, start.color, recipe.field.resolution)
-    grown, state = start_field(recipe.field, streams, job.device, ball)
-    method = start_method(recipe, prior, recipe.field.scale, seed, told)
-    step = field_step(grown, state, recipe.field, prior, method, blind, anchor)
-    size, samples = prior.frame_shape[-1], recipe.field.samples
+        ball = field_of_mesh(start.vertices, start.faces, start.color, r.resolution)
+        r = dataclasses.replace(r, sigma_max=min(r.sigma_max, r.sigma_init))
+    grown, state = start_field(r, streams, job.device, ball)
+    method = start_method(recipe, prior, r.scale, seed, told)
+    step = field_step(grown, state, r, prior, method, blind, anchor)
+    size, samples = prior.frame_shape[-1], r.samples
 
     def seen(cameras: Cameras) -> Rendered:
         return render_field(grown, cameras, size, samples)
 
-    job.loop(f"field{tag}", state, recipe.field.steps, step, seen, solid=False)
+    job.loop(f"field{tag}", state, r.steps, step, seen, solid=False)
 
     job.pause("the mesh")
     with job.clock.part("mesh"):

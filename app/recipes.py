@@ -54,7 +54,7 @@ class GuideRecipe:
 class FieldRecipe:
     """Stage 1: a radiance field grown from a grey ball under guidance."""
 
-    steps: int = 300
+    steps: int = 150
     """Optimisation steps; each shows the prior `sets` x 4 views."""
     sets: int = 1
     """Sets of four views (90 degrees apart) a step."""
@@ -64,10 +64,12 @@ class FieldRecipe:
     """Samples of a ray across the unit sphere."""
     scale: float = 5.0
     """Classifier-free guidance scale, Form A (1 is conditional)."""
-    anneal: str = "sqrt"
+    anneal: str = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
-    sigma_max: float = 5.0
+    sigma_max: float = 13.0
     """Noise level sigma = s/a at the first step."""
+    sigma_init: float = 1.5
+    """The same where the field starts from a shape (--init direct, a picture), which more noise would lose."""
     sigma_min: float = 0.6
     """Noise level sigma at the last step."""
     rate_density: float = 0.05
@@ -246,7 +248,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
         return Recipe(
             prompt,
             preset=name,
-            field=FieldRecipe(steps=800, sets=2),
+            field=FieldRecipe(steps=400, sets=2),
             mesh=MeshRecipe(resolution=128, faces=20000),
             refine=RefineRecipe(steps=200, sets=2),
             texture=TextureRecipe(size=2048),
@@ -255,7 +257,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
         return Recipe(
             prompt,
             preset=name,
-            field=FieldRecipe(steps=2000, sets=4, samples=96),
+            field=FieldRecipe(steps=1000, sets=4, samples=96),
             mesh=MeshRecipe(resolution=160, faces=40000),
             refine=RefineRecipe(steps=500, sets=4),
             texture=TextureRecipe(size=2048),
@@ -272,7 +274,7 @@ def picture_preset(name: str) -> Recipe:
         prior="embedded-picture",
         method=DIRECT,
         direct=dataclasses.replace(r.direct, scale=1.0, steps=4, views=8),
-        field=dataclasses.replace(r.field, steps=r.field.steps // 2, scale=2.0, sigma_max=1.5),
+        field=dataclasses.replace(r.field, scale=2.0),
         refine=dataclasses.replace(r.refine, scale=2.0),
     )
 
@@ -316,7 +318,7 @@ def check(recipe: Recipe) -> None:
         ("field.sets", f.sets, 1, 64),
         ("field.resolution", f.resolution, 16, 256),
         ("field.samples", f.samples, 8, 512),
-        ("field.sigma-min", f.sigma_min, 0.01, f.sigma_max),
+        ("field.sigma-min", f.sigma_min, 0.01, min(f.sigma_max, f.sigma_init)),
         ("mesh.resolution", m.resolution, 16, 512),
         ("mesh.faces", m.faces, 100, 200_000),
         ("refine.steps", r.steps, 0, 100_000),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from guidance.method import Evidence, Guidance, OneNoise, Setup
 
-SIGMA_M = 1.2  # the paper's t = 200 is 0.572 of Stable Diffusion's: far too late for frames of 64 pixels
+SIGMA_M = 3.5  # the paper's t = 200 is 0.572 of Stable Diffusion's: far too late for frames of 64 pixels
 TINY = 1e-8
 
 

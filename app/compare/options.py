@@ -21,13 +21,13 @@ class ImageRecipe:
 
     steps: int = 50
     """Optimisation steps."""
-    rate: float = 0.04
+    rate: float = 0.1
     """Adam's learning rate of the pixels."""
     scale: float = 5.0
     """Classifier-free guidance scale, Form A."""
-    anneal: str = "sqrt"
+    anneal: str = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
-    sigma_max: float = 5.0
+    sigma_max: float = 13.0
     """Noise level sigma = s/a at the first step."""
     sigma_min: float = 0.4
     """Noise level sigma at the last step."""
