@@ -48,6 +48,7 @@ def test_numbers_out_of_range_are_refused() -> None:
         FieldRecipe(resolution=4),
         FieldRecipe(anneal="cubic"),
         FieldRecipe(sigma_min=20.0),
+        FieldRecipe(sigma_min=1.6),  # above sigma_init
     ):
         with pytest.raises(UsageError):
             check(Recipe("a car", field=field))

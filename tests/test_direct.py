@@ -286,6 +286,7 @@ def test_a_distillation_starts_from_direct(tmp_path: Path) -> None:
     start = next(e for e in events if e["event"] == "step" and e["stage"] == "field")
     last = [e for e in events if e["event"] == "step" and e["stage"] == "fuse1"][-1]
     assert abs(start["opacity"] - last["opacity"]) < 0.25 * last["opacity"], "the field starts as the fused shape"
+    assert start["t"] <= squared_cosine_schedule().t_at(1.5), "more noise would lose the shape"
 
 
 @pytest.mark.parametrize(
