@@ -94,13 +94,11 @@ def ball_frames(recipe: FieldRecipe, views: Views, size: int, generator: torch.G
 
 
 def pixels(
-    recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior, method: Guidance | None = None
+    recipe: Recipe, image: ImageRecipe, prior: EmbeddedPrior, method: Guidance
 ) -> tuple[Tensor, dict[str, float]]:
-    """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of the recipe's method, and its last logs. `method`: a
-    started one that stands in for the recipe's (experiments)."""
+    """Frames (4, 7, 64, 64) in [0, 1] after `image.steps` steps of a started method, and its last logs."""
     streams = generators(recipe.seed)
     views = frame_views(image.elevation, recipe.guide.blind_camera)
-    method = start_method(recipe, prior, image.scale, recipe.seed) if method is None else method
     policy = time_policy(image.anneal, image.sigma_min, image.sigma_max)
     start = ball_frames(recipe.field, views, prior.frame_shape[-1], streams["init"])
     start = (start + NOISE * torch.randn(start.shape, generator=streams["init"])).clamp(0, 1)
@@ -132,7 +130,9 @@ def make_cell(a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPr
             d = a.direct
             frames = sample_prompt(prior, prompt, Sampling(4, d.steps, d.scale, d.guide_above, d.elevation), seed)[0]
         elif a.space == "image":
-            frames, logs = pixels(a.recipe(prompt, method, seed), a.image, prior)
+            recipe = a.recipe(prompt, method, seed)
+            started = start_method(recipe, prior, a.image.scale, seed)
+            frames, logs = pixels(recipe, a.image, prior, started)
             extra = {"logs": logs}
         else:
             frames, judged, turntable = grow(a, prompt, method, seed, prior, clock)
