@@ -17,11 +17,12 @@ from torch import Tensor
 
 from guidance.direct import joint_conditions, prior_score
 from guidance.prior import Picture, Prior
+from guidance.settings import VIEWS
 from renderers.cameras import Cameras, orbit
 from renderers.mesh import render_mesh
 from renderers.raster import make_context
 
-SCORE_VIEWS, SCORE_ELEVATION = 4, 15.0  # degrees
+SCORE_ELEVATION = 15.0  # degrees
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def own_score(
 ) -> float:
     """`prior_score` of four renders, 90 degrees apart from the front; the noise follows from `seed` alone. `front`:
     azimuth (radians) of the `picture` that the prior is told of."""
-    cameras = orbit(SCORE_VIEWS, math.radians(SCORE_ELEVATION), device=shape.vertices.device)
+    cameras = orbit(VIEWS, math.radians(SCORE_ELEVATION), device=shape.vertices.device)
     frames = shape.frames(cameras, prior.frame_shape[-1])
     conditions = joint_conditions(prior, prompt, cameras.azimuth - front, cameras.elevation, picture)
     return prior_score(prior, frames, conditions, torch.Generator().manual_seed(seed))

@@ -24,8 +24,8 @@ from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_prese
 from app.web.options import Serve
 
 if TYPE_CHECKING:
-    from app.runs import Run
-    from app.work import Clock
+    from app.run.folder import Run
+    from app.run.work import Clock
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _emit(value: Any) -> None:
 
 def run_generate(a: Generate) -> int:
     from app.jobs.state import finished
-    from app.runs import Run, create_run
+    from app.run.folder import Run, create_run
 
     if a.resume is not None:
         if a.prompt or a.out is not None or a.recipe != preset(a.recipe.preset):
@@ -120,7 +120,7 @@ def run_reconstruct(a: Reconstruct) -> int:
 def ready(recipe: Recipe) -> Clock:
     """Refuse what cannot run before anything is written. The run's clock."""
     from app.models import require
-    from app.work import Clock, choose_device
+    from app.run.work import Clock, choose_device
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED
@@ -133,8 +133,8 @@ def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
     """Run it, and say what came out."""
     from app.jobs.foreground import foreground
     from app.pipeline import generate
-    from app.progress import Progress
-    from app.work import folder_of
+    from app.run.progress import Progress
+    from app.run.work import folder_of
 
     progress = Progress()
     progress.say(f"Run folder: {run.folder}")

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from guidance.csd import CSD
-from guidance.dsd import DSD
-from guidance.esd import ESD
-from guidance.fdistill import FDistill
-from guidance.method import Method
-from guidance.nfsd import NFSD
-from guidance.sdi import SDI
-from guidance.sds import SDS
-from guidance.ssd import SSD
-from guidance.vsd import VSD
+from guidance.settings import CSD, DSD, ESD, NFSD, SDI, SDS, SSD, VSD, FDistill
+
+if TYPE_CHECKING:
+    from guidance.method import Method
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def known_models() -> list[Model]:
         ),
         Model(
             "local",
-            "a prior of your own from `python -m app.train_prior` and its export",
+            "a prior of your own from `python -m app.training.prior` and its export",
             "yours",
             models_folder() / "local",
         ),

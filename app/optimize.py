@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from app.errors import Cancelled, CollapseError
-from app.progress import Progress
-from app.runs import Run
+from app.run.folder import Run
+from app.run.progress import Progress
 from guidance.method import Guidance
 from renderers.frames import Rendered
 

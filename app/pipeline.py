@@ -21,16 +21,17 @@ from app.export.preview import save_png
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
-from app.live import Look
 from app.methods import DIRECT
 from app.models import load_prior, weights_folder
 from app.pictures.intake import References, load, read, write
 from app.pictures.place import estimate_azimuths
 from app.pictures.report import reproduction
-from app.progress import Progress
 from app.recipes import Recipe
-from app.runs import Run, generators
-from app.signals import stop_signals
+from app.run.folder import Run, generators
+from app.run.live import Look
+from app.run.progress import Progress
+from app.run.signals import stop_signals
+from app.run.work import Clock, Work, choose_device, metadata, plan
 from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.mesh import extract, refine_step, start_refine
@@ -38,7 +39,6 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
-from app.work import Clock, Work, choose_device, metadata, plan
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known

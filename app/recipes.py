@@ -17,8 +17,7 @@ from tyro.conf import Suppress, arg
 
 from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
-from guidance.cfg import KINDS, Cfg
-from guidance.schedule import WEIGHTS
+from guidance.settings import CFG_KINDS, GUIDE_ABOVE, SCALE, STEPS, VIEWS, WEIGHT_NAMES, Cfg
 
 PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -62,7 +61,7 @@ class FieldRecipe:
     """Grid vertices along each axis."""
     samples: int = 64
     """Samples of a ray across the unit sphere."""
-    scale: float = 5.0
+    scale: float = SCALE
     """Classifier-free guidance scale, Form A (1 is conditional)."""
     anneal: str = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
@@ -126,15 +125,15 @@ class RefineRecipe:
 class DirectRecipe:
     """Method direct (and --init direct): frames sampled jointly, a visual hull, its vertices fitted to the frames."""
 
-    views: int = 4
+    views: int = VIEWS
     """Frames sampled jointly, at equal azimuth steps from the front: 4, as the prior was trained, or 8."""
     elevation: float = 15.0
     """Where they look from, in degrees upwards."""
-    steps: int = 12
+    steps: int = STEPS
     """DDIM steps."""
-    scale: float = 5.0
+    scale: float = SCALE
     """Classifier-free guidance scale, Form A."""
-    guide_above: float = 3.0
+    guide_above: float = GUIDE_ABOVE
     """Noise level sigma under which guidance is left out: there it only sharpens the prior's own errors."""
     hull: int = 64
     """Grid vertices of the hull along each axis."""
@@ -295,9 +294,9 @@ def check(recipe: Recipe) -> None:
         (recipe.precision, PRECISIONS, "precision"),
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.init, INITS, "init"),
-        (recipe.guide.weight, tuple(WEIGHTS), "weight"),
+        (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
-        (recipe.guide.cfg.kind, KINDS, "kind of classifier-free guidance"),
+        (recipe.guide.cfg.kind, CFG_KINDS, "kind of classifier-free guidance"),
     ):
         if value not in allowed:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")

@@ -13,7 +13,7 @@ from app.errors import UsageError
 from app.methods import DIRECT
 from app.pictures.intake import check_angles, store, take
 from app.recipes import Recipe, check
-from app.runs import Run, create_run
+from app.run.folder import Run, create_run
 
 MAX_PICTURES = 8
 

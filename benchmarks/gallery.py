@@ -29,10 +29,10 @@ from app.evaluate.nouns import Prompt, classes, eval100
 from app.evaluate.report import contact_sheet, text_table, write_results
 from app.evaluate.views import SIZE, asset_frames, own_cameras
 from app.pipeline import generate
-from app.progress import Progress
 from app.recipes import preset
-from app.runs import Run, create_run, slug
-from app.work import Clock
+from app.run.folder import Run, create_run, slug
+from app.run.progress import Progress
+from app.run.work import Clock
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from PIL import Image
 
 from app.export.glb import read_glb
 from app.export.preview import render_asset, save_png
-from app.photograph import photograph
 from app.pipeline import generate
-from app.progress import Progress
 from app.recipes import picture_preset
 from app.reconstruct import picture_recipe, prepare
+from app.run.progress import Progress
+from app.training.photograph import photograph
 from benchmarks.single_view_scenes import background
 from renderers.cameras import make_cameras, orbit
 from renderers.raster import RasterizeCpuContext

@@ -28,7 +28,7 @@ from app.export.glb import read_glb
 from app.export.preview import render_asset
 from app.methods import DIRECT
 from app.models import load_prior
-from app.runs import Run, slug
+from app.run.folder import Run, slug
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import orbit
 from renderers.raster import make_context

@@ -26,13 +26,13 @@ from app.evaluate.network import Evaluator, load_evaluator
 from app.evaluate.statistics import mean_interval
 from app.export.glb import read_glb
 from app.export.preview import render_asset, save_png
-from app.lowpoly import load_pack
 from app.pictures.intake import load
 from app.pipeline import generate
-from app.progress import Progress
 from app.recipes import Recipe, picture_preset
 from app.reconstruct import picture_recipe, prepare
-from app.runs import Run
+from app.run.folder import Run
+from app.run.progress import Progress
+from app.training.data import load_pack
 from benchmarks.single_view_metrics import F_AT, SIZE, picture_metrics, solid_frames, surface_metrics, unseen_views
 from benchmarks.single_view_scenes import HARDER, Nearest, Scene, chosen, extruded, make_scene
 from renderers.cameras import Cameras, orbit

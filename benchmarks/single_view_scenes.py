@@ -1,8 +1,8 @@
 """Pictures of known objects for benchmarks/single_view.py, their truth, and two answers that need no prior.
 
 A scene is an object of a held-out family, seen from a random azimuth and an elevation of -10 to 40 degrees, lit as in
-app/photograph.py, composited off-centre on a background, saved as JPEG. The truth is turned so that the picture's view
-is azimuth 0.
+app/training/photograph.py, composited off-centre on a background, saved as JPEG. The truth is turned so that the
+picture's view is azimuth 0.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from app.evaluate.network import Evaluator, light_frames
-from app.lowpoly import Pack, split_families
-from app.photograph import photograph
 from app.pictures.intake import References
 from app.stages.fuse import level_set
+from app.training.data import Pack, split_families
+from app.training.photograph import photograph
 from renderers.cameras import make_cameras
 from renderers.fields import vertex_positions
 from renderers.hull import project, silhouette_distance

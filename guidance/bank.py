@@ -8,6 +8,7 @@ from torch import Tensor
 from guidance.method import Asked
 from guidance.prior import Prior, Views
 from guidance.sample import ddim_sample
+from guidance.settings import GUIDE_ABOVE, SCALE, STEPS
 
 
 def sample_bank(
@@ -15,9 +16,9 @@ def sample_bank(
     asked: Asked,
     views: Views,
     generator: torch.Generator,
-    steps: int = 12,
-    scale: float = 5.0,
-    guide_above: float = 3.0,
+    steps: int = STEPS,
+    scale: float = SCALE,
+    guide_above: float = GUIDE_ABOVE,
 ) -> Tensor:
     """One sample a frame of `views`, jointly for each object (one by one where the prior is blind): x0 (B, C, H, W)
     in the prior's own space. DDIM with the direct method's numbers."""

@@ -25,35 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guidance.prior import NoiseSchedule, Prediction, Views
+from guidance.settings import CFG_KINDS, Cfg
 from guidance.view_words import view_negatives
 
-KINDS = ("plain", "rescale", "perp-neg", "zeresfdg")
 BUCKETS = 10  # of time, each with its own average and mode
 TINY = 1e-6
-
-
-@dataclass(frozen=True)
-class Cfg:
-    """Which classifier-free guidance, and its numbers."""
-
-    kind: str = "plain"
-    """plain, rescale, perp-neg (uses the negative prompt, or view words), zeresfdg."""
-    rescale: float = 0.7
-    """rescale: phi, the share of the guided prediction that gets the conditional one's deviation."""
-    perp_weight: float = -1.0
-    """perp-neg: weight of the negative prompt, at most 0."""
-    gain_low: float = 0.6
-    """zeresfdg: gain of low frequencies."""
-    gain_high: float = 1.3
-    """zeresfdg: gain of high frequencies."""
-    memory: float = 0.8
-    """zeresfdg: how much of the average energy share is kept at each step."""
-    to_detail: float = 0.6
-    """zeresfdg: energy share from which the detail mode R is on."""
-    to_zero: float = 0.45
-    """zeresfdg: energy share down to which the detail mode stays on."""
-    quantile: float = 0.001
-    """zeresfdg: x0 is clamped to this quantile and its opposite, a frame; 0 is none."""
 
 
 def cfg(cond: Prediction, uncond: Prediction, scale: float) -> Prediction:
@@ -205,7 +181,7 @@ class CfgState:
                 return guided
             return Prediction.from_x0(clamp_quantile(guided.x0, o.quantile), z, t, schedule)
         else:
-            raise ValueError(f"Unknown kind of guidance {o.kind!r}; choose one of {', '.join(KINDS)}.")
+            raise ValueError(f"Unknown kind of guidance {o.kind!r}; choose one of {', '.join(CFG_KINDS)}.")
         return Prediction.from_eps(eps, z, t, schedule)
 
     def tensors(self) -> dict[str, Tensor]:

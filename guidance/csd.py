@@ -9,11 +9,11 @@ without a fixed point: it needs annealed time steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from guidance.method import Estimator, Evidence, Guidance, OneNoise, Setup
+from guidance.settings import CSD
 
 
 def csd(e: Evidence) -> Tensor:
@@ -31,16 +31,7 @@ def csd_negative(w1: float, w2: float) -> Callable[[Evidence], Tensor]:
     return estimator
 
 
-@dataclass(frozen=True)
-class CSD:
-    """Classifier score distillation."""
-
-    positive: float = 1.0
-    """w1, the weight of e_c - e_u, where there is a negative prompt."""
-    negative: float = 1.0
-    """w2, the weight of e_u - e_neg, where there is a negative prompt."""
-
-    def start(self, setup: Setup) -> Guidance:
-        negative = setup.asked.negative
-        estimator: Estimator = csd_negative(self.positive, self.negative) if negative else csd
-        return OneNoise(setup, estimator, negative or None)
+def start(setup: Setup, options: CSD) -> Guidance:
+    negative = setup.asked.negative
+    estimator: Estimator = csd_negative(options.positive, options.negative) if negative else csd
+    return OneNoise(setup, estimator, negative or None)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from guidance.method import Asked
-from guidance.prior import Picture, Prior, Views
+from guidance.prior import Picture, Prior, Views, to_frames
 from guidance.sample import ddim_sample
 
 SCORE_SIGMAS = (0.5, 1.0, 2.0, 4.0)
@@ -59,11 +59,6 @@ def sample_frames(
     put = None if known is None else lambda x0: prior.encode(known(to_frames(x0)))
     watch = None if on_step is None else lambda i, x0: on_step(i, to_frames(x0))
     return to_frames(ddim_sample(prior, conditions, noise, steps, scale, watch, guide_above, put))
-
-
-def to_frames(x0: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], clipped."""
-    return (x0 * 0.5 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()

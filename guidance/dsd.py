@@ -32,6 +32,7 @@ from torch import Tensor
 from guidance.cfg import start_cfg
 from guidance.method import Guidance, Guided, Setup, Shown, encoded, finish, guided_prediction
 from guidance.prior import NoiseSchedule, Prediction, Views, bounded
+from guidance.settings import DSD
 from guidance.view_words import with_view_words
 
 RINGS = -5.0, 35.0  # degrees
@@ -103,36 +104,8 @@ def falling_knots(count: int, schedule: NoiseSchedule, sigma_max: float, sigma_m
     return torch.linspace(*ends, count).round().long().tolist()
 
 
-@dataclass(frozen=True)
-class DSD:
-    """Diverse score distillation."""
-
-    w2: float = 0.0
-    """Guidance scale of the second term, Form A; 0 stands for the stage's own scale (the released code has 1)."""
-    hold: float = 1.0
-    """Pull back to the path; 0 is the paper's estimator."""
-    guide_above: float = 3.0
-    """Noise level sigma under which guidance is left out, on the path and off it."""
-    knots: int = 12
-    """Knots of the path."""
-    sigma_first: float = 1000.0
-    """Noise level of the first knot, where the path starts as pure noise; one that the schedule does not reach stands
-    for its last step. At 13 frames lack the mean of a_t x, which a prior reads as half-empty silhouettes."""
-    sigma_last: float = 0.315
-    """Noise level of the last knot."""
-    elevation: float = 15.0
-    """Elevation of the anchor set, degrees."""
-    offsets: int = 4
-    """Bucket sets start at this many azimuths, equally spaced within 90 degrees."""
-    rings: int = 3
-    """Elevations of the bucket sets, equally spaced from -5 to 35 degrees."""
-    anchor_share: float = 0.5
-    """Share of the steps that look from the anchor set."""
-    context: bool = True
-    """Bucket sets are denoised together with the anchors at every step, not only on their path (twice the frames)."""
-
-    def start(self, setup: Setup) -> Guidance:
-        return PathGuidance(setup, self)
+def start(setup: Setup, options: DSD) -> Guidance:
+    return PathGuidance(setup, options)
 
 
 class PathGuidance:

@@ -12,7 +12,7 @@ the same mixture stands on both sides:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from guidance.method import (
 )
 from guidance.prior import Prediction, Views
 from guidance.score_model import LoRA, OnlineScore
+from guidance.settings import ESD
 
 
 def esd(e_pre: Tensor, e_q_camera: Tensor, e_q_blind: Tensor, entropy: float) -> Tensor:
@@ -80,13 +81,5 @@ class ScoreGuidance:
         self.cfg.restore({k[4:]: v for k, v in tensors.items() if k.startswith("cfg.")})
 
 
-@dataclass(frozen=True)
-class ESD:
-    """Entropic score distillation."""
-
-    entropy: float = 0.5
-    """Lambda: 0 is VSD, 1 the view-marginal alone."""
-    lora: LoRA = field(default_factory=LoRA)
-
-    def start(self, setup: Setup) -> Guidance:
-        return ScoreGuidance(setup, self.lora, self.entropy)
+def start(setup: Setup, options: ESD) -> Guidance:
+    return ScoreGuidance(setup, options.lora, options.entropy)

@@ -13,7 +13,6 @@ has mean 1 over a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from guidance.discriminator import Discriminator, discriminator_loss, r1
 from guidance.esd import ScoreGuidance
 from guidance.method import Guidance, Guided, Setup, Shown, draw_noise, encoded, finish
 from guidance.prior import Views
-from guidance.score_model import LoRA
+from guidance.settings import FDistill
 
 BINS = 10
 R1_EVERY = 16
@@ -47,26 +46,8 @@ def h_of(divergence: str, alpha: float) -> Callable[[Tensor], Tensor]:
     return H[divergence]
 
 
-@dataclass(frozen=True)
-class FDistill:
-    """f-distill."""
-
-    divergence: str = "js"
-    """reverse-kl, soft-reverse-kl, js, hellinger, forward-kl, jeffreys or adaptive."""
-    alpha: float = 0.5
-    """adaptive: share of forward KL."""
-    bank: int = 8
-    """Objects of the prompt's bank, sampled one a step from that step's cameras."""
-    rate: float = 1e-3
-    """Adam's learning rate of the discriminator."""
-    gamma: float = 1.0
-    """Weight of R1, every 16th update."""
-    memory: float = 0.5
-    """How much of a time bin's mean ratio is kept at each step."""
-    lora: LoRA = field(default_factory=LoRA)
-
-    def start(self, setup: Setup) -> Guidance:
-        return RatioGuidance(setup, self)
+def start(setup: Setup, options: FDistill) -> Guidance:
+    return RatioGuidance(setup, options)
 
 
 class RatioGuidance:

@@ -11,12 +11,12 @@ Below the threshold its mean is SDS'; only "- eps" is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from guidance.method import Evidence, Guidance, OneNoise, Setup
+from guidance.settings import NFSD
 
 UGLY = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
@@ -33,13 +33,5 @@ def nfsd(scale: float, sigma_noisy: float) -> Callable[[Evidence], Tensor]:
     return estimator
 
 
-@dataclass(frozen=True)
-class NFSD:
-    """Noise-free score distillation. Without a negative prompt it takes words for bad quality."""
-
-    sigma_noisy: float = 1.2
-    """Noise level sigma from which the negative prompt's prediction is subtracted (the paper's t = 200 is 0.572 of
-    Stable Diffusion's: far too late for frames of 64 pixels)."""
-
-    def start(self, setup: Setup) -> Guidance:
-        return OneNoise(setup, nfsd(setup.scale, self.sigma_noisy), setup.asked.negative or UGLY)
+def start(setup: Setup, options: NFSD) -> Guidance:
+    return OneNoise(setup, nfsd(setup.scale, options.sigma_noisy), setup.asked.negative or UGLY)

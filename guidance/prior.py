@@ -89,6 +89,16 @@ def bounded(p: Prediction, z: Tensor, t: Tensor, prior: Prior) -> Prediction:
     return Prediction.from_x0(p.x0.clamp(-prior.bound, prior.bound), z, t, prior.schedule)
 
 
+def to_signed(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] to x in [-1, 1]."""
+    return 2 * frames - 1
+
+
+def to_frames(x: Tensor) -> Tensor:
+    """x in [-1, 1] to frames in [0, 1], clipped."""
+    return (x * 0.5 + 0.5).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class Views:
     """Where B frames are seen from. `azimuth`, `elevation`: (B,) radians. Frames come object by object:

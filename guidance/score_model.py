@@ -14,7 +14,6 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,32 +21,11 @@ from torch import Tensor
 from guidance.method import Setup, UnfitMethod, draw_noise
 from guidance.prior import Prediction, Views
 from guidance.priors.embedded import EmbeddedPrior
+from guidance.settings import LoRA
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 MAX_WEIGHT = 20.0
 WARM_UP = 10  # updates over which the learning rate rises
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """The online score."""
-
-    rank: int = 8
-    """Rank of the LoRA on every attention projection."""
-    rate: float = 1e-3
-    """AdamW's learning rate."""
-    updates: int = 1
-    """Updates a step."""
-    known: float = 0.5
-    """Share of the noise, the optimum of one object's score at one camera, in that score; 0 is the papers'."""
-    warm: int = 20
-    """Updates on the first renders, before the first gradient."""
-    drop: float = 0.1
-    """Share of the updates without camera."""
-    sigma_min: float = 0.315
-    """Lowest noise level of an update."""
-    sigma_max: float = 13.0
-    """Highest noise level of an update."""
 
 
 class OnlineScore:

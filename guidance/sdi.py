@@ -12,7 +12,6 @@ The inversion goes from a first knot, where a small prior's noise prediction can
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from guidance.cfg import start_cfg
 from guidance.method import Guidance, Guided, Setup, Shown, draw_noise, encoded, finish, guided_prediction
 from guidance.prior import NoiseSchedule, Prediction, Views
+from guidance.settings import SDI
 
 Predict = Callable[[Tensor, Tensor], Prediction]  # z (B, C, H, W), t (B,)
 
@@ -39,24 +39,8 @@ def sdi(guided: Prediction, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Te
     return schedule.a(t) / schedule.s(t) * (x - guided.x0)
 
 
-@dataclass(frozen=True)
-class SDI:
-    """Score distillation via inversion."""
-
-    inversion_scale: float = 1.0
-    """Guidance scale of the inversion, Form A; 0 stands for minus the stage's scale, the paper's, which on a small
-    prior leads to noise that no picture has."""
-    steps: int = 10
-    """Knots of an inversion up to the largest time step; fewer below, in proportion."""
-    sigma_first: float = 0.315
-    """Noise level of the first knot."""
-    tau: float = 0.033
-    """The inversion ends a random share of up to this, of all time steps, above t."""
-    fresh: float = 0.3
-    """Fresh noise added to kappa, in units of s_t."""
-
-    def start(self, setup: Setup) -> Guidance:
-        return InversionGuidance(setup, self)
+def start(setup: Setup, options: SDI) -> Guidance:
+    return InversionGuidance(setup, options)
 
 
 class InversionGuidance:

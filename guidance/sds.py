@@ -11,11 +11,10 @@ which x0-predicting priors need: at large t, e_cfg - eps is a small difference o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from guidance.method import Evidence, Guidance, OneNoise, Setup
+from guidance.settings import SDS
 
 
 def sds(e: Evidence) -> Tensor:
@@ -28,9 +27,5 @@ def sds_eps(e: Evidence) -> Tensor:
     return e.guided.eps - e.noise
 
 
-@dataclass(frozen=True)
-class SDS:
-    """Score distillation sampling: has no settings of its own."""
-
-    def start(self, setup: Setup) -> Guidance:
-        return OneNoise(setup, sds, conditional_only=True)
+def start(setup: Setup, options: SDS) -> Guidance:
+    return OneNoise(setup, sds, conditional_only=True)

@@ -12,20 +12,15 @@ leaves -eps in disguise), so e~ is orthogonal to the noise; its norm is h's. No 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from guidance.cfg import dot
 from guidance.method import Evidence, Guidance, OneNoise, Setup
+from guidance.settings import SSD
 
-SIGMA_M = 3.5  # the paper's t = 200 is 0.572 of Stable Diffusion's: far too late for frames of 64 pixels
 TINY = 1e-8
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 1, 1, 1) inner products of frames."""
-    return (a * b).sum((1, 2, 3), keepdim=True)
 
 
 def seeking(e: Evidence) -> Tensor:
@@ -45,12 +40,5 @@ def ssd(sigma_m: float) -> Callable[[Evidence], Tensor]:
     return estimator
 
 
-@dataclass(frozen=True)
-class SSD:
-    """Stable score distillation."""
-
-    sigma_m: float = SIGMA_M
-    """M: noise level sigma above which the mode-disengaging term is followed alone."""
-
-    def start(self, setup: Setup) -> Guidance:
-        return OneNoise(setup, ssd(self.sigma_m))
+def start(setup: Setup, options: SSD) -> Guidance:
+    return OneNoise(setup, ssd(options.sigma_m))

@@ -10,13 +10,11 @@ it is blind nothing pulls them back: a share `known` of the optimum (0 in the pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from torch import Tensor
 
 from guidance.esd import ScoreGuidance
 from guidance.method import Guidance, Setup
-from guidance.score_model import LoRA
+from guidance.settings import VSD
 
 
 def vsd(e_pre: Tensor, e_q: Tensor) -> Tensor:
@@ -24,11 +22,5 @@ def vsd(e_pre: Tensor, e_q: Tensor) -> Tensor:
     return e_pre - e_q
 
 
-@dataclass(frozen=True)
-class VSD:
-    """Variational score distillation."""
-
-    lora: LoRA = field(default_factory=LoRA)
-
-    def start(self, setup: Setup) -> Guidance:
-        return ScoreGuidance(setup, self.lora, 0.0)
+def start(setup: Setup, options: VSD) -> Guidance:
+    return ScoreGuidance(setup, options.lora, 0.0)

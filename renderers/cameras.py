@@ -110,7 +110,7 @@ def orbit(count: int, elevation: float = 0.0, start: float = 0.0, device: torch.
 def random_orbit(
     count: int,
     generator: torch.Generator,
-    elevation_range: tuple[float, float] = (math.radians(-10), math.radians(45)),
+    elevation_range: tuple[float, float],
     device: torch.device | str = "cpu",
 ) -> Cameras:
     """`count` cameras 360°/count apart from a random start, at one random elevation: what the joint prior was trained

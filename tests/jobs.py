@@ -8,7 +8,7 @@ from typing import Any
 from app.jobs.index import Index
 from app.jobs.state import Job, new_job
 from app.recipes import Recipe, preset
-from app.runs import create_run
+from app.run.folder import create_run
 
 FIT = 150  # steps of the fit: a checkpoint after 100
 

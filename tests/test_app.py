@@ -11,9 +11,9 @@ from torch import Tensor
 
 from app.errors import Cancelled, CollapseError, UsageError
 from app.optimize import PATIENCE, Optimization, StepResult, optimize
-from app.progress import Progress
 from app.recipes import PRESETS, FieldRecipe, Recipe, check, load_recipe, preset, to_yaml
-from app.runs import Run, create_run, generators, slug
+from app.run.folder import Run, create_run, generators, slug
+from app.run.progress import Progress
 from renderers.frames import Rendered
 
 

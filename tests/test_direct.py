@@ -17,12 +17,12 @@ from torch import Tensor
 from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual
 from app.errors import CollapseError
 from app.pipeline import fuse
-from app.progress import Progress
 from app.recipes import DirectRecipe, Recipe
-from app.runs import Run, create_run, generators
+from app.run.folder import Run, create_run, generators
+from app.run.progress import Progress
+from app.run.work import Clock, Work
 from app.stages.fuse import bending, hull_mesh, neighbours
 from app.stages.sample import direct_cameras, sample
-from app.work import Clock, Work
 from guidance.direct import joint_conditions, prior_score, sample_frames
 from guidance.prior import Prediction, squared_cosine_schedule
 from renderers.mesh import vertex_normals

@@ -69,7 +69,7 @@ class ToySource:
         return self._render(indices, azimuth, elevation, size), [self.captions[i] for i in indices]
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        from app.photograph import photograph
+        from app.training.photograph import photograph
 
         return photograph(frames, generator)
 

@@ -12,7 +12,6 @@ import trimesh
 
 from app.errors import CollapseError, UsageError
 from app.evaluate.color import PROTOTYPES, color_is_right, name_colors, read_color
-from app.evaluate.labels import front_kind, has_front, label, split
 from app.evaluate.measure import METRICS, Record, table
 from app.evaluate.nouns import (
     COLOR_WORDS,
@@ -28,10 +27,11 @@ from app.evaluate.nouns import (
     rank_of,
     split_prompt,
 )
-from app.evaluate.recolor import CSS, hue_matrix, random_color_maps, repaint
 from app.evaluate.report import text_table
 from app.evaluate.statistics import kernel_distance, mean_interval, nearest, psnr, ssim
 from app.evaluate.views import asset_frames, coloured_frames, front_and_back, own_cameras, prior_cameras, unit
+from app.training.labels import front_kind, has_front, label, split
+from app.training.recolor import CSS, hue_matrix, random_color_maps, repaint
 from renderers.cameras import make_cameras
 from tests.objects import OBJECTS, car, mushroom
 

@@ -34,7 +34,7 @@ from app.export.bake import bake
 from app.export.glb import textured, write_glb
 from app.export.unwrap import unwrap
 from app.recipes import Recipe, to_yaml
-from app.train_evaluator import Labels, augment, azimuth_target, class_loss
+from app.training.evaluator import Labels, augment, azimuth_target, class_loss
 from renderers.raster import RasterizeCpuContext
 from tests.objects import car, mushroom, tree
 

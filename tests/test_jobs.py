@@ -17,7 +17,7 @@ from app.jobs.index import Index
 from app.jobs.state import CANCELLED, CANCELLING, DONE, FAILED, QUEUED, RUNNING, new_job
 from app.jobs.submit import submit
 from app.jobs.supervisor import Slot, Supervisor
-from app.runs import create_run
+from app.run.folder import create_run
 from tests.jobs import queued, tiny
 
 

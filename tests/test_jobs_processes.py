@@ -23,7 +23,7 @@ from app.jobs.command import described
 from app.jobs.index import NAME, Index
 from app.jobs.state import CANCELLED, CANCELLING, DONE, FAILED, QUEUED
 from app.jobs.submit import submit
-from app.runs import create_run
+from app.run.folder import create_run
 from tests.jobs import queued, tiny
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.calibrate_prior import brier, logistic
+from app.training.calibrate import brier, logistic
 from guidance.errors import MissingWeights
 from guidance.priors.known import FILE, familiarity, load_known, plain, save_known
 from guidance.priors.text import TextEncoder

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.augment import PALETTE, SYNONYMS, dominant_group, mirrored, reworded
-from app.lowpoly import Pack, family_weights, load_pack, split_families
-from app.photograph import photograph
-from app.train_prior import Augment, PackSource
+from app.training.augment import PALETTE, SYNONYMS, dominant_group, mirrored, reworded
+from app.training.data import Pack, family_weights, load_pack, split_families
+from app.training.photograph import photograph
+from app.training.prior import Augment, PackSource
 from guidance.priors.text import TextEncoder
 from tests.objects import OBJECTS
 

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from app.errors import MissingError, UsageError
-from app.photograph import photograph, reframed
 from app.pictures import intake
 from app.pictures.cutout import choose, cut_out
 from app.pictures.place import likeness
@@ -25,11 +24,12 @@ from app.pictures.pose import FILL, Pose, decode, encode, estimate, load_pose, s
 from app.pictures.read import MAX_PIXELS, WORK, read_picture
 from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, to_yaml
 from app.reconstruct import picture_recipe
-from app.runs import create_run
+from app.run.folder import create_run
 from app.stages.reference import Anchor, light_of, reference_loss, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, with_silhouettes
+from app.training.photograph import photograph
 from renderers.cameras import make_cameras
-from renderers.frames import Rendered
+from renderers.frames import Rendered, reframed
 from renderers.snapshot import snapshots
 from tests.objects import car, mushroom, table, tree
 

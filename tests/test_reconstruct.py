@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from app.export.glb import read_glb
-from app.photograph import photograph
+from app.training.photograph import photograph
 from renderers.cameras import make_cameras
 from renderers.snapshot import snapshots
 from tests.objects import mushroom

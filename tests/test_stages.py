@@ -12,7 +12,7 @@ import torch
 
 from app.errors import CollapseError
 from app.recipes import FieldRecipe, MeshRecipe, RefineRecipe
-from app.runs import generators
+from app.run.folder import generators
 from app.stages.field import field_step, start_field
 from app.stages.mesh import extract, refine_step, start_refine, uniform_laplacian
 from app.stages.views import camera_sets

@@ -22,7 +22,7 @@ from app.errors import UsageError
 from app.jobs.index import Index
 from app.jobs.state import DONE, Job, now, write_job
 from app.recipes import Recipe, load_recipe, preset
-from app.runs import create_run
+from app.run.folder import create_run
 from app.web import actions, show
 from app.web.files import downloads, served
 from app.web.options import Serve

@@ -22,7 +22,7 @@ from app.batch.table import Table, counts
 from app.errors import FULL, DiskError, UsageError
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, FAILED
-from app.signals import stop_signals
+from app.run.signals import stop_signals
 
 POLL = 0.2  # seconds
 AHEAD = 2  # jobs in the queue or at work, a worker

@@ -17,7 +17,7 @@ from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.state import ACTIVE, CANCELLED, DONE, FAILED, FINISHED, QUEUED, Job
 from app.jobs.submit import submit
-from app.work import plan
+from app.run.work import plan
 
 MARK = "line "  # before the identity
 WAITING = "waiting"

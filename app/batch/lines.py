@@ -23,7 +23,7 @@ from app.methods import METHODS
 from app.pictures.read import MAX_BYTES
 from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset
 from app.reconstruct import MAX_PICTURES, picture_recipe
-from app.runs import slug
+from app.run.folder import slug
 
 MAX_FILE = 10_000_000
 MAX_LINES = 10_000

@@ -26,7 +26,7 @@ from app.jobs import state
 from app.jobs.index import MOST_ATTEMPTS, Index
 from app.jobs.state import CANCELLED, CANCELLING, FAILED, FINISHED, QUEUED, Job
 from app.jobs.supervisor import Slot, Supervisor
-from app.runs import atomic
+from app.run.folder import atomic
 
 LOOK = 0.5  # seconds between looks at an actor
 COUNT = 5.0  # seconds between counts of the cluster's room

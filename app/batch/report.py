@@ -19,7 +19,7 @@ from app.batch.table import counts, duration
 from app.errors import UsageError
 from app.jobs import state
 from app.jobs.state import CANCELLED, DONE, FAILED
-from app.runs import Run, atomic
+from app.run.folder import Run, atomic
 
 KIND = "polymode batch"
 SUMMARY, TABLE, PAGE, THUMBNAILS = "summary.json", "summary.csv", "index.html", "thumbnails"

@@ -28,12 +28,12 @@ from app.evaluate.network import light_frames
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.views import own_cameras, prior_cameras, unit
 from app.pipeline import candidate
-from app.progress import Progress
 from app.recipes import FieldRecipe, Recipe, to_yaml
-from app.runs import Run, atomic, generators, slug
+from app.run.folder import Run, atomic, generators, slug
+from app.run.progress import Progress
+from app.run.work import Clock, Work, choose_device
 from app.stages.field import time_policy
 from app.stages.views import VIEWS, start_method
-from app.work import Clock, Work, choose_device
 from guidance.bank import sample_bank
 from guidance.direct import to_frames
 from guidance.method import Asked, Guidance, Shown

@@ -22,8 +22,8 @@ from app.compare.options import DIRECT, NAMES, Compare
 from app.errors import UsageError
 from app.models import load_prior, require
 from app.recipes import ANNEALS, check
-from app.runs import atomic
-from app.work import choose_device
+from app.run.folder import atomic
+from app.run.work import choose_device
 from guidance.priors.embedded import EmbeddedPrior
 
 SETTINGS = "compare.yaml"

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from app.methods import DIRECT, METHODS, NAMES, Methods
 from app.recipes import DirectRecipe, FieldRecipe, GuideRecipe, MeshRecipe, Recipe, RefineRecipe
+from guidance.settings import SCALE
 
 DDIM = "ddim"  # the row of the prior's own samples
 
@@ -23,7 +24,7 @@ class ImageRecipe:
     """Optimisation steps."""
     rate: float = 0.1
     """Adam's learning rate of the pixels."""
-    scale: float = 5.0
+    scale: float = SCALE
     """Classifier-free guidance scale, Form A."""
     anneal: str = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""

@@ -22,8 +22,8 @@ from app.evaluate.report import write_results
 from app.export.glb import write_atomically
 from app.export.preview import to_bytes
 from guidance.priors.embedded import EmbeddedPrior
+from guidance.settings import VIEWS
 
-VIEWS = 4
 COLUMNS = (
     ("R@1", 100, 0),
     ("R@5", 100, 0),

@@ -21,12 +21,9 @@ from app.evaluate.nouns import VIEW_DISTINCT, Prompt, classes, eval100, parse_pr
 from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
-from app.evaluate.views import asset_frames, coloured_frames, own_cameras
-from app.export.preview import save_png
+from app.evaluate.views import asset_frames, own_cameras
 from app.models import load_prior
 from guidance.priors.embedded import EmbeddedPrior
-
-MEMORY_PROMPTS, EXACT = 20, 20
 
 
 def is_run(folder: Path) -> bool:
@@ -143,7 +140,9 @@ def run_evaluate(a: Evaluate) -> int:
         a.out.mkdir(parents=True, exist_ok=True)
         contact_sheet(a.out / "contact_sheet.png", items)
     if a.data is not None and prior is not None:
-        results["against_data"] = against_data(evaluator, prior, a, items)
+        from app.training.against_data import against_data  # the one door to app/training/, for its own people
+
+        results["against_data"] = against_data(evaluator, prior, sampling(a), a.seed, items, a.data, a.out)
     if a.out is not None:
         write_results(a.out / "results.json", results)
     if a.json:
@@ -170,34 +169,6 @@ def ceiling_note(evaluator: Evaluator) -> dict[str, Any]:
     keys = ("held_out_12_own_views", "held_out_4_prior_views", "classes_without_any_object", "chance_R@1")
     colour = {k: ceiling["recoloured_held_out"][k] for k in ("objects", "colour right", "R@1")}
     return {k: ceiling[k] for k in keys} | {"recoloured_held_out": colour}
-
-
-def against_data(evaluator: Evaluator, prior: EmbeddedPrior, a: Evaluate, items: list[Item]) -> dict[str, Any]:
-    """Kernel distance, memory, consistency and novel views; pictures of the last three into --out."""
-    from app.evaluate.against_data import kernel_distances, load_real, memory
-    from app.evaluate.consistency import fifth_views, five_cameras
-    from app.evaluate.novel_view import novel_views
-    from app.lowpoly import split_families
-
-    assert a.data is not None
-    real = load_real(evaluator, a.data, a.elevation)
-    features = [evaluator(frames, ["thing"]).features for _, frames in items]
-    some = list(range(0, len(items), max(1, len(items) // MEMORY_PROMPTS)))[:MEMORY_PROMPTS]
-    chosen = [(items[i][0].prompt.text, items[i][1], features[i]) for i in some]
-    held_out, cameras = split_families(real.pack.rows)[1], five_cameras(a.elevation)
-    exact = [held_out[k * len(held_out) // EXACT] for k in range(EXACT)]
-    frames = [coloured_frames(real.pack.mesh(i), cameras) for i in exact]
-    consistency, fives = fifth_views(prior, [prompt for prompt, _, _ in chosen], sampling(a), a.seed, frames)
-    novel, nines = novel_views(prior, real.pack, seed=a.seed, steps=a.steps)
-    if a.out is not None:
-        save_png(a.out / "consistency.png", [x[:, :3] for x in fives])
-        save_png(a.out / "novel_views.png", [x[:, :3] for x in nines[:20]])
-    return {
-        "kernel_distance": kernel_distances(real, torch.cat(features), a.seed),
-        "memory": memory(real, chosen, a.out),
-        "consistency": consistency,
-        "novel_views": novel,
-    }
 
 
 def text_report(results: dict[str, Any], out: Path | None) -> str:

@@ -21,10 +21,10 @@ from app.errors import CollapseError
 from app.evaluate.prior import Sampling, sample_at
 from app.evaluate.statistics import mean_interval, psnr
 from app.pipeline import fuse
-from app.progress import Progress
 from app.recipes import Recipe
-from app.runs import create_run, generators
-from app.work import Clock, Work
+from app.run.folder import create_run, generators
+from app.run.progress import Progress
+from app.run.work import Clock, Work
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.cameras import Cameras, make_cameras
 

@@ -8,7 +8,7 @@ also one that no training object had (as in CLIP, 2103.00020, with a frozen text
 degrees.
 
 Nothing here knows the prior; the weights' families, light, cameras and augmentations are its own
-(app/train_evaluator.py).
+(app/training/evaluator.py).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from app.errors import MissingError
 from guidance.priors.text import WIDTH, TextEncoder
+from renderers.frames import normals
 
 SIZE = 64
 INPUTS = 5
@@ -54,7 +55,7 @@ def light_frames(frames: Tensor) -> Tensor:
         raise ValueError(f"The evaluator takes frames of shape (B, 7, {SIZE}, {SIZE}), got {tuple(frames.shape)}.")
     alpha = frames[:, 3:4].clamp(0, 1)
     base = ((frames[:, :3] - 0.5 * (1 - alpha)) / alpha.clamp(min=0.05)).clamp(0, 1)
-    x, y, z = (frames[:, 4:] * 2 - 1).split(1, 1)
+    x, y, z = normals(frames).split(1, 1)
     length = (x * x + y * y + z * z).sqrt().clamp(min=0.05)  # shorter normals (empty pixels) stay short
     cosine = (LAMP[0] * x + LAMP[1] * y + LAMP[2] * z) / (length * math.hypot(*LAMP))
     light = (AMBIENT + KEY * cosine.clamp(min=0)).sqrt()

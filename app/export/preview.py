@@ -20,6 +20,7 @@ from torch import Tensor
 from app.export import preview_cpu
 from app.export.glb import TexturedMesh, encode_png, write_atomically
 from renderers.cameras import Cameras
+from renderers.frames import stored
 from renderers.raster import RasterizeContext, RasterizeCpuContext, interpolate, rasterize
 from renderers.raster.screen import snap
 
@@ -100,7 +101,7 @@ def render_asset(
     turned = [n @ r for n, r in zip(normal.split(counts), cameras.rotation(), strict=True)]
     normal = F.normalize(torch.cat(turned), dim=1)
     if shading == "normal":
-        values = 0.5 + 0.5 * normal
+        values = stored(normal)
     else:
         values = sample_texture(table.to(uv.device)[asset.texture.long()].permute(2, 0, 1), uv)
         if shading == "lit":

@@ -18,8 +18,8 @@ from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.options import Jobs
 from app.jobs.state import Job
-from app.runs import OUTPUTS
-from app.signals import stop_signals
+from app.run.folder import OUTPUTS
+from app.run.signals import stop_signals
 
 
 def run_jobs(a: Jobs) -> int:

@@ -17,7 +17,7 @@ from app.jobs import state
 from app.jobs.index import NAME, Index
 from app.jobs.state import CANCELLED, DONE, FAILED, RUNNING, Job
 from app.recipes import Recipe
-from app.runs import Run
+from app.run.folder import Run
 
 LOOK = 0.2  # seconds between looks for a cancellation
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from app.errors import UsageError
 from app.recipes import Recipe
-from app.runs import Run, atomic
+from app.run.folder import Run, atomic
 
 QUEUED, RUNNING, CANCELLING, CANCELLED, FAILED, DONE = STATES = (
     "queued",

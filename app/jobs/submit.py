@@ -15,8 +15,8 @@ from app.jobs.state import ACTIVE, QUEUED, Job, checked_title, new_job
 from app.models import require
 from app.recipes import Recipe, check
 from app.reconstruct import picture_recipe, prepare
-from app.runs import create_run, slug
-from app.work import choose_device
+from app.run.folder import create_run, slug
+from app.run.work import choose_device
 
 
 def fresh_folder(root: Path, name: str) -> Path:

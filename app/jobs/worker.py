@@ -32,10 +32,10 @@ from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, Job
 from app.models import load_prior
 from app.pipeline import generate
-from app.progress import Progress, Status
 from app.recipes import check, load_recipe
-from app.runs import Run, atomic
-from app.work import Clock, choose_device
+from app.run.folder import Run, atomic
+from app.run.progress import Progress, Status
+from app.run.work import Clock, choose_device
 from guidance.priors.embedded import EmbeddedPrior
 
 POLL = 0.2  # seconds between looks into the queue

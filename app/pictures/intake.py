@@ -24,14 +24,14 @@ from torch import Tensor
 
 from app.errors import UsageError
 from app.export.preview import save_png
-from app.photograph import reframed
 from app.pictures.cutout import Cutout, cut_out
 from app.pictures.pose import estimate, load_pose
 from app.pictures.read import read_picture
 from app.recipes import PictureRecipe
-from app.runs import Run, atomic
+from app.run.folder import Run, atomic
 from guidance.prior import Picture
 from renderers.cameras import Cameras, make_cameras
+from renderers.frames import reframed
 
 FINE = 256  # pixels of a reference when its colours are projected
 

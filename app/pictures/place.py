@@ -17,8 +17,10 @@ from torch import Tensor
 from app.pictures.intake import References
 from guidance.direct import sample_frames
 from guidance.prior import Prior
+from guidance.settings import ELEVATIONS, VIEWS
 
-STEPS, SETS, VIEWS = 8, 4, 4
+STEPS, SETS = 8, 4
+LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
 
 
 def likeness(picture: Tensor, frames: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def estimate_azimuths(
         best = -math.inf
         for s in range(SETS):
             turn = torch.arange(VIEWS) * (2 * math.pi / VIEWS) + s * (2 * math.pi / VIEWS / SETS)
-            elevation = references.cameras.elevation[k].expand(VIEWS).clamp(math.radians(-10), math.radians(45))
+            elevation = references.cameras.elevation[k].expand(VIEWS).clamp(LOW, HIGH)
             noise = torch.randn((VIEWS, *prior.frame_shape), generator=generator).to(elevation.device)
             azimuth = turn.to(elevation.device)
             frames = sample_frames(

@@ -7,7 +7,7 @@ sphere; a cut-out can only be framed by its silhouette. From a cut-out in the si
     elevation (radians), log s, c_x, c_y:    picture = the cut-out, shrunk by s about its centre, which is moved to c
 
 with c in halves of the picture (x rightwards, y downwards), as seen by the default camera: fov 40 degrees, distance
-2.95, the bounding sphere filling 99 % of the picture. Trained by app/train_pose.py.
+2.95, the bounding sphere filling 99 % of the picture. Trained by app/training/pose.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from app.errors import MissingError
+from guidance.prior import to_signed
 
 SIZE = 64
 FILL = 0.9  # of half the picture: the larger half-extent of the silhouette's bounding box
@@ -57,7 +58,7 @@ class PoseNet(nn.Module):
         self.out = nn.Linear(128, 4)
 
     def forward(self, cutout: Tensor) -> Tensor:
-        x = cutout * 2 - 1
+        x = to_signed(cutout)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.silu(norm(convolution(x)))
         return self.out(F.silu(self.hidden(x.flatten(1))))

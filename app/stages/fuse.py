@@ -24,6 +24,7 @@ from app.optimize import Optimization, StepResult
 from app.recipes import DirectRecipe, MeshRecipe
 from renderers.cameras import Cameras
 from renderers.fields import GridField
+from renderers.frames import normals
 from renderers.hull import carve
 from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
@@ -151,7 +152,7 @@ def fuse_step(
     topology = antialias_construct_topology_hash(faces)
     pairs = neighbours(topology)
     grey = torch.full_like(vertices, 0.5)
-    alpha, normal = frames[:, 3:4], 2 * frames[:, 4:7] - 1
+    alpha, normal = frames[:, 3:4], normals(frames)
     w = torch.ones(1, device=vertices.device) if weights is None else weights
     w = w[:, None, None, None]
 

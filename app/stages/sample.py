@@ -14,14 +14,15 @@ from app.errors import Cancelled
 from app.export.preview import save_png
 from app.optimize import PREVIEWS, Timings
 from app.pictures.intake import References
-from app.progress import Progress
 from app.recipes import DirectRecipe
-from app.runs import Run
+from app.run.folder import Run
+from app.run.progress import Progress
 from guidance.direct import sample_frames
 from guidance.prior import Prior
+from guidance.settings import ELEVATIONS
 from renderers.cameras import Cameras, make_cameras, orbit
 
-LOW, HIGH = math.radians(-10), math.radians(45)  # what the prior was trained on
+LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
 
 
 def direct_cameras(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,13 @@ from app.methods import method_of
 from app.optimize import StepResult
 from app.recipes import Recipe
 from guidance.method import Asked, Guidance, Setup, Shown, UnfitMethod
-from guidance.prior import Picture, Prior, Views
+from guidance.prior import Picture, Prior, Views, to_frames
 from guidance.schedule import WEIGHTS
+from guidance.settings import ELEVATIONS, VIEWS
 from renderers.cameras import Cameras, make_cameras, random_orbit
 from renderers.frames import Rendered
 
-VIEWS = 4  # of one object, 90 degrees apart: what the joint prior denoises together
+RANGE = math.radians(ELEVATIONS[0]), math.radians(ELEVATIONS[1])
 
 
 def asked(recipe: Recipe, picture: Picture | None = None) -> Asked:
@@ -44,7 +47,7 @@ def camera_sets(
     for _ in range(sets):
         wanted = None if method is None else method.views(generator)
         parts.append(
-            random_orbit(VIEWS, generator) if wanted is None else make_cameras(wanted.azimuth, wanted.elevation)
+            random_orbit(VIEWS, generator, RANGE) if wanted is None else make_cameras(wanted.azimuth, wanted.elevation)
         )
     joined = (torch.cat([getattr(p, name) for p in parts]) for name in ("azimuth", "elevation", "distance", "fov"))
     return Cameras(*joined).to(device)
@@ -70,4 +73,4 @@ def guided(
         "opacity": float(rendered.alpha.detach().mean()),
         "seconds_forward": seconds,
     }
-    return StepResult(out.loss + regulariser, rendered, (out.x0 * 0.5 + 0.5).clamp(0, 1), logs | dict(out.logs))
+    return StepResult(out.loss + regulariser, rendered, to_frames(out.x0), logs | dict(out.logs))

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from app.errors import UsageError
 from app.export.glb import read_glb
 from app.jobs import state
-from app.runs import OUTPUTS
+from app.run.folder import OUTPUTS
 from app.web.site import Site
 
 NAMES = re.compile(

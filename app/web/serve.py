@@ -14,7 +14,7 @@ from typing import Any
 
 from app.errors import UsageError
 from app.jobs.supervisor import Supervisor, slots
-from app.signals import stop_signals
+from app.run.signals import stop_signals
 from app.web.options import Serve
 
 

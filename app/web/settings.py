@@ -29,9 +29,7 @@ from app.recipes import (
     PictureRecipe,
     Recipe,
 )
-from guidance.cfg import KINDS
-from guidance.fdistill import H
-from guidance.schedule import WEIGHTS
+from guidance.settings import CFG_KINDS, DIVERGENCES, WEIGHT_NAMES
 
 OWN = (
     "prompt",
@@ -48,9 +46,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "device": DEVICES,
     "precision": PRECISIONS,
     "field.anneal": ANNEALS,
-    "guide.weight": tuple(WEIGHTS),
-    "guide.cfg.kind": KINDS,
-    "fdistill.divergence": (*H, "adaptive"),
+    "guide.weight": WEIGHT_NAMES,
+    "guide.cfg.kind": CFG_KINDS,
+    "fdistill.divergence": DIVERGENCES,
     "picture.background": BACKGROUNDS,
 }
 

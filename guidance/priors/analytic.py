@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule, Picture, Prediction, UnfitPicture, Views, scaled_linear_schedule
+from guidance.prior import NoiseSchedule, Picture, Prediction, UnfitPicture, Views, scaled_linear_schedule, to_signed
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class AnalyticPrior:
 
     def encode(self, frames: Tensor) -> Tensor:
         """(B, C, H, W) frames to x of the same shape: the identity, or 2 x - 1 with `images`."""
-        return 2 * frames - 1 if self.images else frames
+        return to_signed(frames) if self.images else frames
 
     def condition(self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None) -> Mixture:
         """The prompt's mixture, seen from `views`; of a sequence, a prompt a frame. ValueError for an unknown prompt,

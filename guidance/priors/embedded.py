@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule, Picture, Prediction, UnfitPicture, Views, squared_cosine_schedule
+from guidance.prior import (
+    NoiseSchedule,
+    Picture,
+    Prediction,
+    UnfitPicture,
+    Views,
+    squared_cosine_schedule,
+    to_frames,
+    to_signed,
+)
 from guidance.priors.embedded_network import CHANNELS, camera_vector, predict_x0
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.text import TextEmbedding, TextEncoder
@@ -99,11 +108,11 @@ class EmbeddedPrior:
         """[0, 1] -> [-1, 1]. ValueError for frames of another shape."""
         if tuple(frames.shape[1:]) != self.frame_shape:
             raise ValueError(f"This prior takes frames of shape {self.frame_shape}, got {tuple(frames.shape[1:])}.")
-        return frames * 2 - 1
+        return to_signed(frames)
 
     def decode(self, x: Tensor) -> Tensor:
         """[-1, 1] -> [0, 1], clipped."""
-        return (x * 0.5 + 0.5).clamp(0, 1)
+        return to_frames(x)
 
     def text(self, prompt: str | Sequence[str]) -> TextEmbedding:
         """(1, L, 384) of a prompt, (B, L, 384) of a prompt a frame; each prompt is encoded once."""

@@ -16,8 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from guidance.prior import to_signed
 from guidance.priors.embedded_network import camera_vector
 from guidance.priors.text import TextEmbedding
+from guidance.settings import ELEVATIONS, PICTURE_ELEVATIONS
 
 
 class Source(Protocol):
@@ -44,6 +46,10 @@ class Source(Protocol):
     def text(self, captions: list[str]) -> TextEmbedding:
         """The captions' embeddings; the empty string is the dropped text."""
         ...
+
+
+LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
+PICTURE_LOW, PICTURE_HIGH = (math.radians(e) for e in PICTURE_ELEVATIONS)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
     objects = config.objects * (1 if config.size >= 64 else 2) * (1 if joint else 3)
     with_picture = with_camera and u[1] < config.picture
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (2 * math.pi / views)
-    elevation = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)
+    elevation = LOW + torch.rand(objects, 1, generator=generator) * (HIGH - LOW)
     elevation = elevation.expand(objects, views)
     pictures = 0
     if with_picture:  # seen from anywhere near the horizon
@@ -114,7 +120,7 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
         if u[7] < config.facing:
             azimuth = azimuth - azimuth[:, :1] + around[:, :1]
         azimuth = torch.cat([around, azimuth], 1)
-        own = math.radians(-10) + torch.rand(objects, pictures, generator=generator) * math.radians(50)
+        own = PICTURE_LOW + torch.rand(objects, pictures, generator=generator) * (PICTURE_HIGH - PICTURE_LOW)
         elevation = torch.cat([own, elevation], 1)
     frames, captions = source.draw(objects, azimuth, elevation, config.size, generator)
     v = views + pictures
@@ -154,4 +160,4 @@ def draw_batch(source: Source, config: TrainConfig, generator: torch.Generator) 
         geometry *= torch.rand(objects, 1, generator=generator) < 0.5
         geometry = geometry.expand(objects, v).flatten().masked_fill(is_picture, 0)
     t = t.flatten().masked_fill(is_picture, 0)
-    return Batch(frames * 2 - 1, t, text, camera, v, ~is_picture, geometry)
+    return Batch(to_signed(frames), t, text, camera, v, ~is_picture, geometry)

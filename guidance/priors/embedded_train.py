@@ -21,7 +21,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from guidance.prior import NoiseSchedule, squared_cosine_schedule
+from guidance.prior import NoiseSchedule, squared_cosine_schedule, to_signed
 from guidance.priors.embedded_network import (
     build_network,
     camera_vector,
@@ -31,7 +31,7 @@ from guidance.priors.embedded_network import (
     to,
     widen,
 )
-from guidance.priors.embedded_sets import Batch, Source, TrainConfig, draw_batch
+from guidance.priors.embedded_sets import HIGH, LOW, PICTURE_HIGH, PICTURE_LOW, Batch, Source, TrainConfig, draw_batch
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.muon import Muon
 from guidance.priors.text import TextEmbedding
@@ -116,11 +116,9 @@ def validation_error(
     generator = torch.Generator().manual_seed(1234)
     objects, views = 16, 4
     azimuth = torch.rand(objects, 1, generator=generator) * 2 * math.pi + torch.arange(views) * (math.pi / 2)
-    elevation = (math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(55)).expand(
-        objects, views
-    )
+    elevation = (LOW + torch.rand(objects, 1, generator=generator) * (HIGH - LOW)).expand(objects, views)
     if pictured:
-        own = math.radians(-10) + torch.rand(objects, 1, generator=generator) * math.radians(50)
+        own = PICTURE_LOW + torch.rand(objects, 1, generator=generator) * (PICTURE_HIGH - PICTURE_LOW)
         azimuth, elevation = torch.cat([azimuth[:, :1], azimuth], 1), torch.cat([own, elevation], 1)
     frames, captions = source.validation(objects, azimuth, elevation, size, seen)
     is_picture = (torch.arange(len(frames)) % (views + 1) == 0) if pictured else torch.zeros(len(frames)).bool()
@@ -128,7 +126,7 @@ def validation_error(
         frames[is_picture] = source.picture(frames[is_picture], generator)
         azimuth, captions, views = azimuth - azimuth[:, :1], [""] * objects, views + 1
     text = source.text([c for c in captions for _ in range(views)])
-    x = (frames * 2 - 1).to(device)
+    x = to_signed(frames).to(device)
     noise = torch.randn(x.shape, generator=generator).to(device)
     camera = camera_vector(azimuth.flatten(), elevation.flatten(), len(x), picture=is_picture, relative=pictured)
     target = ~is_picture.to(device)

@@ -1,7 +1,7 @@
 """What the embedded prior has heard of: the names in its training captions, and how far to trust it on a prompt.
 
 confidence = 1 / (1 + exp(-(a + b c))), c the largest cosine between the prompt's and a known name's mean MiniLM token
-embeddings (centred on the names' mean); a and b are fitted by app/calibrate_prior.py to whether samples of a prompt
+embeddings (centred on the names' mean); a and b are fitted by app/training/calibrate.py to whether samples of a prompt
 were recognised.
 """
 

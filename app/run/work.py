@@ -17,15 +17,16 @@ import torch
 
 from app.errors import Cancelled, MissingError
 from app.export.preview import save_png
-from app.live import Look, save_turntable
 from app.methods import DIRECT
 from app.optimize import Optimization, StepResult, Timings, optimize
 from app.pictures.intake import References
-from app.progress import Progress
 from app.recipes import Recipe
-from app.runs import OUTPUTS, Run
+from app.run.folder import OUTPUTS, Run
+from app.run.live import Look, save_turntable
+from app.run.progress import Progress
 from guidance.prior import Picture
 from guidance.priors.embedded import EmbeddedPrior
+from renderers.frames import stored
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Work:
 
     def picture(self, name: str, result: StepResult) -> None:
         r, saw = result.rendered, result.denoised
-        rows = [r.over().detach(), 0.5 + 0.5 * r.normal.detach(), saw[:, :3]]
+        rows = [r.over().detach(), stored(r.normal.detach()), saw[:, :3]]
         save_png(self.run.previews / f"{name}.png", [*rows, saw[:, 4:]] if saw.shape[1] == 7 else rows)
 
 

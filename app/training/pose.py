@@ -1,4 +1,4 @@
-"""Train the pose network: `python -m app.train_pose --data ../shared/data --out assets/pose`.
+"""Train the pose network: `python -m app.training.pose --data ../shared/data --out assets/pose`.
 
 Renders of training objects from random sides, lit as photographs, reduced to what a cut-out tells
 (app/pictures/pose.py). Loss: smooth L1 of elevation, scale and centre, each in its own unit.
@@ -21,15 +21,17 @@ import tyro
 from safetensors.torch import save
 from torch import Tensor
 
-from app.augment import mirrored
-from app.lowpoly import Pack, family_weights, load_pack, split_families
-from app.photograph import photograph, ragged, reframed
 from app.pictures.pose import FILL, SIZE, Pose, PoseNet, encode, estimate, silhouette_box
+from app.training.augment import mirrored
+from app.training.data import Pack, family_weights, load_pack, split_families
+from app.training.photograph import photograph, ragged
+from guidance.settings import PICTURE_ELEVATIONS
 from renderers.cameras import make_cameras
+from renderers.frames import reframed
 from renderers.snapshot import compile_kernels, snapshots
 
 RENDER = 96
-LOW, HIGH = math.radians(-10), math.radians(40)  # what the prior was trained on
+LOW, HIGH = (math.radians(e) for e in PICTURE_ELEVATIONS)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train the embedded prior: `python -m app.train_prior --data ../shared/data --out .cache/train`.
+"""Train the embedded prior: `python -m app.training.prior --data ../shared/data --out .cache/train`.
 
 Wires the training pack and the snapshot renderer to guidance/priors/embedded_train.py.
 """
@@ -16,9 +16,9 @@ import tyro
 from safetensors import safe_open
 from torch import Tensor
 
-from app.augment import PALETTE, Mesh, article, can_recolor, mirrored, recolored, reworded
-from app.lowpoly import Pack, family_weights, load_pack, split_families
-from app.photograph import misframed, photograph, ragged
+from app.training.augment import PALETTE, Mesh, article, can_recolor, mirrored, recolored, reworded
+from app.training.data import Pack, family_weights, load_pack, split_families
+from app.training.photograph import misframed, photograph, ragged
 from guidance.priors.embedded_sets import TrainConfig
 from guidance.priors.embedded_train import TrainState, load_checkpoint, new_state, train
 from guidance.priors.text import TextEmbedding, TextEncoder

@@ -1,4 +1,4 @@
-"""Export a training checkpoint's EMA weights: `python -m app.ship_prior --train .cache/train --out assets/prior`.
+"""Export a training checkpoint's EMA weights: `python -m app.training.ship --train .cache/train --out assets/prior`.
 
 Only when the new weights' held-out error is lower than the shipped ones', unless --force.
 """

@@ -1,4 +1,4 @@
-"""Train the evaluator: `python -m app.train_evaluator --data ../shared/data --out .cache/evaluator`.
+"""Train the evaluator: `python -m app.training.evaluator --data ../shared/data --out .cache/evaluator`.
 
 A bank of views of every object (the evaluator's own cameras and families) is rendered once; batches are drawn from
 it by class (weight families^1/2, the fixed prompts' threefold). Colours, shape of the picture and sharpness are
@@ -26,8 +26,6 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from app.evaluate.ceiling import measure_ceiling
-from app.evaluate.labels import has_front, label, split
 from app.evaluate.network import (
     AZIMUTH_BINS,
     SIZE,
@@ -41,10 +39,13 @@ from app.evaluate.network import (
     save_evaluator,
 )
 from app.evaluate.nouns import class_of, classes, eval100, names_of
-from app.evaluate.recolor import random_color_maps
-from app.lowpoly import Pack, family_weights, load_pack
+from app.training.ceiling import measure_ceiling
+from app.training.data import Pack, family_weights, load_pack
+from app.training.labels import has_front, label, split
+from app.training.recolor import random_color_maps
 from guidance.priors.text import TextEncoder
 from renderers.cameras import Cameras
+from renderers.frames import normals, stored
 from renderers.snapshot import compile_kernels, snapshots
 
 
@@ -136,7 +137,7 @@ def augment(frames: Tensor, azimuth: Tensor, generator: torch.Generator) -> tupl
     base = (torch.einsum("bij,bjhw->bihw", matrix, base) + offset[:, :, None, None]).clamp(0, 1)
     blotch = F.interpolate(torch.randn(b, 3, 6, 6, generator=generator), SIZE, mode="bilinear", align_corners=False)
     base = (base + blotch * uniform(0, 0.22) * some(0.5)).clamp(0, 1)
-    normal = frames[:, 4:] * 2 - 1
+    normal = normals(frames)
     x = torch.cat([base * alpha, alpha, normal], 1)
 
     mirror = some(0.5)
@@ -157,7 +158,7 @@ def augment(frames: Tensor, azimuth: Tensor, generator: torch.Generator) -> tupl
         x[blurred] = x[blurred].lerp(soft, most * uniform(0, 1)[blurred])
     color, alpha, normal = x.split([3, 1, 3], 1)
     normal = normal * torch.cat([uniform(0.6, 1.0).expand(-1, 2, SIZE, SIZE), torch.ones_like(alpha)], 1)
-    frames = torch.cat([color + 0.5 * (1 - alpha), alpha, normal * 0.5 + 0.5], 1)
+    frames = torch.cat([color + 0.5 * (1 - alpha), alpha, stored(normal)], 1)
     noisy = (torch.rand(b, generator=generator) < 0.4).nonzero()[:, 0]
     noise = torch.randn(len(noisy), *frames.shape[1:], generator=generator) * uniform(0, 0.06)[noisy]
     frames[noisy] = frames[noisy] + noise

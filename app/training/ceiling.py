@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.evaluate.color import color_is_right, read_color
-from app.evaluate.labels import front_kind, has_front, label
 from app.evaluate.network import Evaluator
 from app.evaluate.nouns import class_scores, classes, eval100, names_of, rank_of
-from app.evaluate.recolor import CSS, repaint
 from app.evaluate.statistics import mean_interval
 from app.evaluate.views import coloured_frames, front_and_back, own_cameras, prior_cameras
-from app.lowpoly import Pack
+from app.training.data import Pack
+from app.training.labels import front_kind, has_front, label
+from app.training.recolor import CSS, repaint
 from renderers.cameras import Cameras
 
 

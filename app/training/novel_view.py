@@ -15,13 +15,15 @@ from torch import Tensor
 
 from app.evaluate.statistics import mean_interval, psnr, ssim
 from app.evaluate.views import coloured_frames
-from app.lowpoly import Pack, split_families
-from app.photograph import photograph
+from app.training.data import Pack, split_families
+from app.training.photograph import photograph
 from guidance.prior import Picture, Views
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.sample import ddim_sample
+from guidance.settings import PICTURE_ELEVATIONS
 from renderers.cameras import make_cameras
 
+LOW, HIGH = (math.radians(e) for e in PICTURE_ELEVATIONS)
 RELATIVE = tuple(math.radians(d) for d in (45, 135, 225, 315))
 
 
@@ -38,7 +40,7 @@ def novel_views(
         index = held_out[k * len(held_out) // count]
         u = torch.rand(2, generator=generator)
         azimuth = 2 * math.pi * u[0] + torch.tensor((0.0, *RELATIVE))
-        elevation = (math.radians(-10) + math.radians(50) * u[1]).expand(5)
+        elevation = (LOW + (HIGH - LOW) * u[1]).expand(5)
         true = coloured_frames(pack.mesh(index), make_cameras(azimuth, elevation))
         picture = photograph(true[:1], generator)
         views = Views(torch.tensor(RELATIVE), elevation[1:], len(RELATIVE))

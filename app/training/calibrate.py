@@ -1,4 +1,4 @@
-"""Write what the embedded prior knows, and how far to trust it: `python -m app.calibrate_prior --data ../shared/data`.
+"""What the embedded prior knows, and how far to trust it: `python -m app.training.calibrate --data ../shared/data`.
 
 Samples prompts of three kinds (names of training families, names of held-out families, things that no pack has), asks
 the evaluator whether the right noun is among its first five, and fits a logistic curve of that to the prompt's largest
@@ -24,8 +24,8 @@ from app.evaluate.measure import measure
 from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import classes, eval100, prompt_of
 from app.evaluate.prior import Sampling, sample_prompt
-from app.lowpoly import split_families
 from app.models import load_prior, weights_folder
+from app.training.data import split_families
 from guidance.priors.known import embed_names, plain, save_known
 
 FOREIGN = """violin, helicopter, elephant, giraffe, bicycle, umbrella, telephone, typewriter, camera, piano, guitar,

@@ -9,6 +9,7 @@ against the same for held-out renders: samples much nearer than held-out objects
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.evaluate.labels import label, split
+from app.evaluate.consistency import fifth_views, five_cameras
+from app.evaluate.measure import Record
 from app.evaluate.network import Evaluator
 from app.evaluate.nouns import classes, eval100
+from app.evaluate.prior import Sampling
 from app.evaluate.statistics import kernel_distance, mean_interval, nearest
-from app.evaluate.views import SIZE
+from app.evaluate.views import SIZE, coloured_frames
 from app.export.preview import save_png
-from app.lowpoly import Pack, family_weights, load_pack
+from app.training.data import Pack, family_weights, load_pack, split_families
+from app.training.labels import label, split
+from app.training.novel_view import novel_views
+from guidance.priors.embedded import EmbeddedPrior
+from guidance.settings import VIEWS
 from renderers.cameras import make_cameras
 from renderers.snapshot import snapshots
 
-VIEWS = 4
+MEMORY_PROMPTS, EXACT = 20, 20
 
 
 @dataclass(frozen=True)
@@ -118,4 +125,35 @@ def memory(real: Real, samples: list[tuple[str, Tensor, Tensor]], out: Path | No
             (torch.tensor(all_distances) < held.quantile(0.05)).float().mean()
         ),
         "by_prompt": rows,
+    }
+
+
+def against_data(
+    evaluator: Evaluator,
+    prior: EmbeddedPrior,
+    how: Sampling,
+    seed: int,
+    items: Sequence[tuple[Record, Tensor]],
+    data: Path,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Kernel distance, memory, consistency and novel views of samples `items`; pictures of the last three into
+    `out`."""
+    real = load_real(evaluator, data, how.elevation)
+    features = [evaluator(frames, ["thing"]).features for _, frames in items]
+    some = list(range(0, len(items), max(1, len(items) // MEMORY_PROMPTS)))[:MEMORY_PROMPTS]
+    chosen = [(items[i][0].prompt.text, items[i][1], features[i]) for i in some]
+    held_out, cameras = split_families(real.pack.rows)[1], five_cameras(how.elevation)
+    exact = [held_out[k * len(held_out) // EXACT] for k in range(EXACT)]
+    frames = [coloured_frames(real.pack.mesh(i), cameras) for i in exact]
+    consistency, fives = fifth_views(prior, [prompt for prompt, _, _ in chosen], how, seed, frames)
+    novel, nines = novel_views(prior, real.pack, seed=seed, steps=how.steps)
+    if out is not None:
+        save_png(out / "consistency.png", [x[:, :3] for x in fives])
+        save_png(out / "novel_views.png", [x[:, :3] for x in nines[:20]])
+    return {
+        "kernel_distance": kernel_distances(real, torch.cat(features), seed),
+        "memory": memory(real, chosen, out),
+        "consistency": consistency,
+        "novel_views": novel,
     }

@@ -1,0 +1,90 @@
+"""The house: which rooms may know which others, read from the source, lazy imports included."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from guidance.fdistill import H
+from guidance.schedule import WEIGHTS
+from guidance.settings import DIVERGENCES, WEIGHT_NAMES
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("app", "guidance", "renderers", "threestudio_ext", "assets")
+KIT = {"app.lowpoly", "app.augment", "app.photograph"}  # old names for the training kit
+DOOR = {"app.evaluate.command"}  # `evaluate prior --data FOLDER`: only those who have the data
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+GRAPH = {module_of(p): imports(p) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))}
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(room + ".")
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("guidance", ("app", "renderers", "threestudio_ext", "polymode")),
+        ("renderers", ("app", "guidance", "threestudio_ext", "polymode")),
+        ("threestudio_ext", ("app",)),
+        ("app", ("tests", "benchmarks", "polymode")),
+    ],
+)
+def test_dependencies_point_one_way(room: str, forbidden: tuple[str, ...]) -> None:
+    wrong = [
+        f"{module} -> {name}"
+        for module, names in GRAPH.items()
+        if within(module, room)
+        for name in names
+        if any(within(name, f) for f in forbidden)
+    ]
+    assert not wrong
+
+
+def test_nothing_that_a_user_runs_imports_what_trains() -> None:
+    trains = (
+        "app.training",
+        "guidance.priors.embedded_train",
+        "guidance.priors.embedded_sets",
+        "guidance.priors.muon",
+    )
+    wrong = {
+        module
+        for module, names in GRAPH.items()
+        if not any(within(module, t) for t in trains) and any(within(n, t) for n in names for t in trains)
+    }
+    assert wrong == KIT | DOOR
+
+
+def test_the_names_of_settings_are_those_of_the_formulas() -> None:
+    assert tuple(WEIGHTS) == WEIGHT_NAMES
+    assert (*H, "adaptive") == DIVERGENCES
+
+
+def test_numbers_that_several_places_share_stand_once() -> None:
+    """A second `def dot`, a second `VIEWS = 4`, a range of elevations by hand: where one is changed, others are
+    forgotten."""
+    text = {m: (ROOT / (m.replace(".", "/") + ".py")) for m in GRAPH}
+    source = {m: p.read_text(encoding="utf-8") for m, p in text.items() if p.is_file()}
+    for pattern in ("def dot(", "VIEWS = 4", "radians(-10)", "* 0.5 + 0.5).clamp(0, 1)"):
+        places = [m for m, s in source.items() if pattern in s]
+        assert len(places) <= 1, f"{pattern}: {places}"
