@@ -39,6 +39,7 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
+from app.text import shown
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import familiarity, load_known
@@ -343,7 +344,12 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     with clock.part("bake"):
         texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
         bar.update(2)
-        extras = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method, "prior": recipe.prior}
+        extras = {
+            "prompt": recipe.prompt,
+            "seed": recipe.seed,
+            "method": recipe.method,
+            "prior": shown(recipe.prior, 1000),
+        }
         glb = run.folder / "mesh.glb"
         write_glb(glb, textured(unwrapped, texture), extras=extras)
     bar.update(3)

@@ -17,6 +17,7 @@ from tyro.conf import Suppress, arg
 
 from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
+from app.text import control, tidy, visible
 from guidance.settings import CFG_KINDS, GUIDE_ABOVE, SCALE, STEPS, VIEWS, WEIGHT_NAMES, Cfg
 
 PRESETS = ("draft", "standard", "high")
@@ -278,15 +279,22 @@ def picture_preset(name: str) -> Recipe:
     )
 
 
+def tidied(recipe: Recipe) -> Recipe:
+    """`recipe` with its prompts on one line, their spaces plain and single (app/text.py)."""
+    guide = dataclasses.replace(recipe.guide, negative=tidy(recipe.guide.negative))
+    return dataclasses.replace(recipe, prompt=tidy(recipe.prompt), guide=guide)
+
+
 def check(recipe: Recipe) -> None:
     """UsageError, in one sentence, for anything that could not run."""
     prompt = recipe.prompt.strip()
-    if not prompt and not recipe.picture.count:
+    if not visible(prompt) and (prompt or not recipe.picture.count):
         raise UsageError('The prompt is empty; say what to make, for instance "a red mushroom".')
-    if len(prompt) > MAX_PROMPT:
-        raise UsageError(f"The prompt has {len(prompt)} characters; the limit is {MAX_PROMPT}, so shorten it.")
-    if any(not c.isprintable() for c in prompt):
-        raise UsageError("The prompt contains control characters; use plain text on one line.")
+    for text, what in ((prompt, "prompt"), (recipe.guide.negative, "negative prompt")):
+        if len(text) > MAX_PROMPT:
+            raise UsageError(f"The {what} has {len(text)} characters; the limit is {MAX_PROMPT}, so shorten it.")
+        if control(text):
+            raise UsageError(f"The {what} contains control characters; use plain text on one line.")
     for value, allowed, what in (
         (recipe.preset, PRESETS, "preset"),
         (recipe.method, NAMES, "method"),
@@ -372,7 +380,9 @@ def load_recipe(path: Path) -> Recipe:
         return build(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as e:
         raise UsageError(f"{path} does not exist; give the folder of an earlier run.") from e
-    except (yaml.YAMLError, TypeError, ValueError) as e:
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read ({e.strerror}); give the folder of an earlier run.") from e
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as e:
         raise UsageError(f"{path} is not a Polymode recipe ({str(e).splitlines()[0]}); correct or replace it.") from e
 
 

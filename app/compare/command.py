@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from app.models import load_prior, require
 from app.recipes import ANNEALS, check
 from app.run.folder import atomic
 from app.run.work import choose_device
+from app.text import to_json
 from guidance.priors.embedded import EmbeddedPrior
 
 SETTINGS = "compare.yaml"
@@ -157,7 +157,7 @@ def run_compare(a: Compare) -> int:
     files = {"report": str(a.out / "report.html"), "results": str(a.out / "results.json")}
     if a.json:
         kept = {k: results[k] for k in ("summary", "paired", "base")}
-        sys.stdout.write(json.dumps({"status": "done", **files, **kept}, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(to_json({"status": "done", **files, **kept}, encoding=sys.stdout.encoding) + "\n")
     else:
         sys.stdout.write(text_table(results["summary"]) + f"\n{files['report']}\n{files['results']}\n")
     return 0

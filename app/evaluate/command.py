@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
 from app.evaluate.views import asset_frames, own_cameras
 from app.models import load_prior
+from app.text import to_json
 from guidance.priors.embedded import EmbeddedPrior
 
 
@@ -146,7 +146,7 @@ def run_evaluate(a: Evaluate) -> int:
     if a.out is not None:
         write_results(a.out / "results.json", results)
     if a.json:
-        sys.stdout.write(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(to_json(results, encoding=sys.stdout.encoding) + "\n")
     else:
         sys.stdout.write(text_report(results, a.out))
     return 0

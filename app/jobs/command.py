@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from app.jobs.options import Jobs
 from app.jobs.state import Job
 from app.run.folder import OUTPUTS
 from app.run.signals import stop_signals
+from app.text import to_json
 
 
 def run_jobs(a: Jobs) -> int:
@@ -53,9 +53,15 @@ def run_jobs(a: Jobs) -> int:
 
 
 def _say(a: Jobs, value: dict[str, Any], text: Any) -> int:
-    out = json.dumps(value, ensure_ascii=False, indent=1) if a.json else text(value)
-    sys.stdout.write(out + "\n")
+    if a.json:
+        _print(value)
+    else:
+        sys.stdout.write(text(value) + "\n")
     return 0
+
+
+def _print(value: Any, indent: int | None = 1) -> None:
+    sys.stdout.write(to_json(value, indent, sys.stdout.encoding) + "\n")
 
 
 def described(index: Index, id: str) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def duration(job: Job) -> str:
 def _list(a: Jobs, index: Index) -> int:
     jobs = index.list(state.STATES if a.state == "all" else (a.state,), a.search, a.limit)
     if a.json:
-        sys.stdout.write(json.dumps([dataclasses.asdict(j) for j in jobs], ensure_ascii=False, indent=1) + "\n")
+        _print([dataclasses.asdict(j) for j in jobs])
         return 0
     for j in jobs:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(j.created))
@@ -109,7 +115,7 @@ def _open(folder: Path) -> int:
         return 0
     opener = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
     if opener and (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        subprocess.Popen([opener, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen([opener, str(folder.resolve())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return 0
 
 
@@ -146,7 +152,7 @@ def _work(a: Jobs, index: Index) -> int:
     with stop_signals(lambda *_: supervisor.stop()) as interrupted:
         supervisor.run(over)
     if a.json:
-        sys.stdout.write(json.dumps([dataclasses.asdict(index.get(id)) for id in done], ensure_ascii=False) + "\n")
+        _print([dataclasses.asdict(index.get(id)) for id in done], None)
     if supervisor.stuck():
         raise UsageError(supervisor.trouble)
     return 130 if interrupted() else 0

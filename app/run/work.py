@@ -24,6 +24,7 @@ from app.recipes import Recipe
 from app.run.folder import OUTPUTS, Run
 from app.run.live import Look, save_turntable
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.prior import Picture
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.frames import stored
@@ -80,7 +81,7 @@ class Work:
         """Between two parts without a loop: Cancelled if the run is to stop."""
         if self.stopped():
             self.run.event("cancelled", stage=where)
-            again = f"continue with `polymode generate --resume {self.run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(self.run.folder)}`."
             raise Cancelled(f"Cancelled before {where}; {again}")
 
     def loop(

@@ -17,6 +17,7 @@ from app.pictures.intake import References
 from app.recipes import DirectRecipe
 from app.run.folder import Run
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.direct import sample_frames
 from guidance.prior import Prior
 from guidance.settings import ELEVATIONS
@@ -79,7 +80,7 @@ def sample(
             run.event("step", stage=stage, step=done, steps=recipe.steps, opacity=float(frames[:, 3].mean()))
         if stopped():
             run.event("cancelled", stage=stage, step=done)
-            again = f"continue with `polymode generate --resume {run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(run.folder)}`."
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
     noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from app.errors import UsageError
 from app.jobs import state
@@ -109,7 +110,7 @@ def card(root: Path, job: Job, selected: str, verb: str = "Open", name: str = ""
         live = job.state in ACTIVE and source[0].suffix == ".webp"
         file = f"previews/{source[0].name}" if live else "thumbnail"
         version = int(source[0].stat().st_mtime) if source[0].exists() else 0
-        inner = f'<img loading="lazy" src="run/{e(job.id)}/{e(file)}?v={version}" alt="">'
+        inner = f'<img loading="lazy" src="run/{quote(job.id)}/{quote(file)}?v={version}" alt="">'
     chosen = ' aria-current="true"' if job.id == selected else ""
     return (
         f'<li><button class="card" data-do="open" data-run="{e(job.id)}" data-key="card-{e(job.id)}"{chosen} '
