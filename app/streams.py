@@ -24,7 +24,7 @@ PLAIN = {
 }
 
 
-def plainly(e: UnicodeError) -> tuple[str | bytes, int]:
+def nearest(e: UnicodeError) -> tuple[str | bytes, int]:
     """A codec's error handler: a byte that surrogateescape brought in goes out again, other characters as in PLAIN,
     the rest as escapes (\\u8611)."""
     if not isinstance(e, UnicodeEncodeError):
@@ -35,7 +35,7 @@ def plainly(e: UnicodeError) -> tuple[str | bytes, int]:
     return PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode(), e.start + 1
 
 
-codecs.register_error("polymode", plainly)
+codecs.register_error("polymode", nearest)
 
 
 class Stream(io.FileIO):

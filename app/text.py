@@ -52,6 +52,11 @@ def shown(text: str, most: int = 80) -> str:
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 
+def plainly(text: str) -> str:
+    """Text that any encoding of Unicode can hold: a mark for bytes that are no text."""
+    return re.sub("[\ud800-\udfff]", LOST, mended(text))
+
+
 def slug(text: str, most: int = 40, most_bytes: int = 100) -> str:
     """A file name from a text: its letters and digits, lower case and without accents, and dashes. "run" for a text
     without any. The same bytes whatever the locale."""

@@ -25,7 +25,7 @@ from app.jobs.submit import submit
 from app.models import known_models
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
-from app.text import shown
+from app.text import plainly, shown
 from app.web.files import downloads, facts
 from app.web.settings import pictured, with_settings
 from app.web.site import Site, plain, whole
@@ -156,7 +156,8 @@ def status(site: Site, id: Any) -> dict[str, Any]:
 
 def told(job: Job) -> dict[str, Any]:
     """A job as an endpoint tells it."""
-    return {k: v for k, v in dataclasses.asdict(job).items() if k != "pid"}
+    told = {k: v for k, v in dataclasses.asdict(job).items() if k != "pid"}
+    return {k: plainly(v) if isinstance(v, str) else v for k, v in told.items()}
 
 
 def runs(site: Site, search: Any = "", only: Any = "all", limit: Any = 50, offset: Any = 0) -> list[Job]:
@@ -167,7 +168,7 @@ def runs(site: Site, search: Any = "", only: Any = "all", limit: Any = 50, offse
         raise UsageError(f"Unknown state {only!r}; choose all, {', '.join(state.STATES)}.")
     most, skip = whole(limit, "The limit", 1, MOST_LISTED), whole(offset, "The offset", 0, 10**9)
     states = state.STATES if only == "all" else (only,)
-    return site.index.list(states, plain(search or "", "The search"), most, skip)
+    return site.jobs(states, plain(search or "", "The search"), most, skip)
 
 
 def cancel(site: Site, id: Any) -> Job:
@@ -196,7 +197,7 @@ def rename(site: Site, id: Any, title: Any) -> Job:
 
 def trash(site: Site, id: Any) -> str:
     """Returns where the run's folder is now."""
-    return str(site.index.trash(plain(id, "A run", 300)))
+    return plainly(str(site.index.trash(plain(id, "A run", 300))))
 
 
 def result(site: Site, id: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.recipes import Recipe, load_recipe
+from app.text import plainly
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
 from app.web.settings import settings, value_of
 
@@ -25,7 +26,7 @@ MOST_SHOWN = 12  # of the jobs at work
 
 def e(value: Any) -> str:
     """Text for HTML, in elements and in quoted attributes."""
-    return html.escape(str(value), quote=True)
+    return html.escape(plainly(str(value)), quote=True)
 
 
 def badge(name: str) -> str:
