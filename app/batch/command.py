@@ -142,6 +142,9 @@ def say(a: Batch, entries: list[Entry], summary: dict[str, Any], stopped: bool) 
     else:
         said = ", ".join(f"{v} {k}" for k, v in n.items() if v)
         sys.stdout.write(f"{len(entries)} lines: {said}\n{a.out / PAGE}\n")
+        for row in summary["runs"]:
+            if row["notes"]:
+                sys.stderr.write(f"line {row['line']}: {row['notes']}\n")
     if stopped:
         sys.stderr.write("Interrupted; the same command goes on where it stopped.\n")
         return 130

@@ -37,6 +37,7 @@ COLUMNS: tuple[str, ...] = (
     "attempts",
     "exit_code",
     "reason",
+    "notes",
 )
 STYLE = """:root{color-scheme:light dark}body{font:15px/1.4 system-ui,sans-serif;margin:24px;max-width:1500px}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:16px}
@@ -86,6 +87,7 @@ class Report:
         if e.state == DONE:
             metadata = state.read_json(self.root / e.id / "metadata.json") or {}
             out["faces"] = (metadata.get("mesh") or {}).get("faces")
+            out["notes"] = " ".join(state.notes(self.root / e.id, e.state)) or None
             self.thumbnail(e.id)
             self.known[e.id] = out
         return out
@@ -149,12 +151,13 @@ class Report:
         facts = [f"line {r['line']}", html.escape(str(r["method"])), f"seed {r['seed']}"]
         facts += [f"{r['faces']} triangles"] if r["faces"] else []
         facts += [duration(r["seconds"])] if r["seconds"] is not None else []
+        notes = f"<p><small>{html.escape(r['notes'])}</small></p>" if r.get("notes") else ""
         picture = f'<img loading=lazy src="{THUMBNAILS}/{quote(os.fsencode(id))}.webp" alt="{title}">'
         links = [("mesh.glb", "GLB"), ("contact_sheet.png", "contact sheet"), ("turntable.mp4", "turntable")]
         links = [link(id, f, t) for f, t in links if os.path.isfile(self.root / id / f)]
         return (
             f'<article><a href="{quote(os.fsencode(id))}/contact_sheet.png">{picture}</a><div><h2>{title}</h2>'
-            f"<p><small>{' · '.join(facts)}</small></p><p>{''.join(links)}</p></div></article>"
+            f"<p><small>{' · '.join(facts)}</small></p>{notes}<p>{''.join(links)}</p></div></article>"
         )
 
 

@@ -70,7 +70,8 @@ def described(index: Index, id: str) -> dict[str, Any]:
     job = dataclasses.asdict(index.get(id))
     progress = state.read_json(folder / state.PROGRESS) if job["state"] in state.ACTIVE else None
     files = {n: str(folder / n) for n in OUTPUTS if (folder / n).is_file()}
-    return job | {"folder": str(folder), "progress": progress, "files": files}
+    notes = state.notes(folder, job["state"])
+    return job | {"folder": str(folder), "progress": progress, "notes": notes, "files": files}
 
 
 def duration(job: Job) -> str:
@@ -103,6 +104,7 @@ def _show(v: dict[str, Any]) -> str:
     if p := v["progress"]:
         left = "" if p["eta"] is None else f", about {p['eta']:.0f} s left"
         lines.append(f"stage {p['number']}/{p['stages']} {p['stage']}: step {p['step']}/{p['steps']}{left}")
+    lines += v["notes"]
     lines += [f"{k}: {t}" for k, t in when.items()] + [f"folder: {v['folder']}"] + list(v["files"].values())
     return "\n".join(lines)
 

@@ -186,6 +186,13 @@ def finished(folder: Path) -> bool:
     return done and (folder / "mesh.glb").is_file()
 
 
+def notes(folder: Path, state: str) -> list[str]:
+    """What a run in this state noted for people: words that the prior does not read, a prompt it does not know."""
+    file = PROGRESS if state in ACTIVE else "metadata.json"
+    said = None if state == QUEUED else (read_json(folder / file) or {}).get("notes")
+    return [str(n) for n in said] if isinstance(said, list) else []
+
+
 def cancel_asked(folder: Path) -> bool:
     return (folder / CANCEL).exists()
 

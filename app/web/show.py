@@ -152,6 +152,7 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     if took := duration(job):
         lines.append(took)
     out = f'<h2 class="name">{e(job.title)} {badge(job.state)}</h2><p class="quiet">{e(" · ".join(lines))}</p>'
+    out += "".join(f'<p class="note">{e(n)}</p>' for n in state.notes(root / job.id, job.state))
     if job.state in (*ACTIVE, QUEUED):
         words, share = progress(root / job.id, job, place)
         out += f'<p role="status">{e(words[:1].upper() + words[1:])}.</p>' + (

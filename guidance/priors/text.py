@@ -70,6 +70,19 @@ class TextEncoder:
         torch.nn.Module.to(self.model, torch.device(device))
         self.device = torch.device(device)
 
+    def split(self, prompt: str) -> tuple[str, str]:
+        """(what is read of a prompt, what is left out): it is cut after MAX_TOKENS tokens, [CLS] and [SEP] included. A
+        word that is cut in two counts as left out."""
+        read = self.tokenizer.encode(prompt)
+        if not read.overflowing:
+            return prompt, ""
+        rest = read.overflowing[0]
+        first = next(k for k, special in enumerate(rest.special_tokens_mask) if not special)
+        word, start = rest.word_ids[first], rest.offsets[first][0]
+        pieces = zip(read.word_ids, read.offsets, strict=True)
+        start = min([start, *(begin for w, (begin, _) in pieces if w is not None and w == word)])
+        return prompt[:start].rstrip(), prompt[start:]
+
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         """Embeddings of N prompts, padded to the longest of them."""
