@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
 from app.text import shown
+from guidance.method import Drawn
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import Familiarity, familiarity, load_known
@@ -186,10 +188,10 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     streams = generators(seed)
     try:
         if recipe.method == DIRECT:
-            shape, residual, _ = direct(job, tag, streams)
+            fused = direct(job, tag, streams)
+            shape, residual = fused.shape, fused.residual
         elif recipe.init == DIRECT:
-            start, _, target = direct(job, tag, streams)
-            shape, residual = distil(job, tag, seed, streams, start, target), None
+            shape, residual = distil(job, tag, seed, streams, direct(job, tag, streams)), None
         else:
             shape, residual = distil(job, tag, seed, streams), None
     except CollapseError as e:
@@ -200,8 +202,7 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     if recipe.best_of == 1:
         return Candidate(seed, shape, residual)
     with job.clock.part("candidates"):
-        front = 0.0 if job.references is None else float(job.references.cameras.azimuth[0])
-        score = own_score(job.prior, recipe.prompt, shape, recipe.seed, job.told(), front)
+        score = own_score(job.prior, recipe.prompt, shape, recipe.seed, job.told())
         pictures = shape.frames(orbit(4, math.radians(20), device=job.device), 96)
         job.run.candidates.mkdir(exist_ok=True)
         save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
@@ -209,12 +210,22 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     return Candidate(seed, shape, residual, score)
 
 
-def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float, Tensor | None]:
-    """Joint frames, fused. Returns the shape, its fusion residual and, of pictures, their views without light
-    (K, 7, S, S)."""
+@dataclass(frozen=True)
+class Fused:
+    """What direct made: the shape, its fusion residual, what its frames were drawn from and, of pictures, their views
+    without light (K, 7, S, S)."""
+
+    shape: Shape
+    residual: float
+    drawn: Drawn
+    target: Tensor | None = None
+
+
+def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> Fused:
+    """Joint frames, fused."""
     recipe, r, pictures = job.recipe, job.recipe.direct, job.references
     cameras = direct_cameras(r, job.device, None if pictures is None else pictures.cameras)
-    frames, timings = sample(
+    frames, drawn, timings = sample(
         job.run,
         f"sample{tag}",
         r,
@@ -229,7 +240,7 @@ def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sh
     job.loops.append(timings)
     if pictures is None:
         shape = fuse(job, tag, frames, cameras, streams)
-        return shape, fusion_residual(shape, frames, cameras), None
+        return Fused(shape, fusion_residual(shape, frames, cameras), drawn)
     which = picture_views(cameras, pictures.cameras)
     light = light_of(pictures.frames, frames[which])
     target = unlit(pictures.frames, light)
@@ -239,7 +250,7 @@ def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sh
     weights[which] = recipe.picture.weight_view
     shape = fuse(job, tag, frames, cameras, streams, weights / weights.mean(), unlit(pictures.fine, light))
     shape = dataclasses.replace(shape, light=light)
-    return shape, fusion_residual(shape, frames, cameras), frames[which]
+    return Fused(shape, fusion_residual(shape, frames, cameras), drawn, frames[which])
 
 
 def fuse(
@@ -292,22 +303,22 @@ def distil(
     tag: str,
     seed: int,
     streams: dict[str, torch.Generator],
-    start: Shape | None = None,
-    target: Tensor | None = None,
+    fused: Fused | None = None,
 ) -> Shape:
-    """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`. `target` (K, 7, S, S): the
-    pictures without light, which then supervise their views."""
+    """Field -> mesh -> refinement, under guidance; from a grey ball, or from what direct made. Pictures without light
+    then supervise their views."""
     recipe, prior, blind = job.recipe, job.prior, job.recipe.guide.blind_camera
     told, anchor = job.told(), None
-    if target is not None and job.references is not None:
-        anchor = Anchor(job.references.cameras, target, recipe.picture)
+    start, drawn = (None, None) if fused is None else (fused.shape, fused.drawn)
+    if fused is not None and fused.target is not None and job.references is not None:
+        anchor = Anchor(job.references.cameras, fused.target, recipe.picture)
     ball, r = None, recipe.field
     if start is not None:
         assert isinstance(start.color, Tensor)
         ball = field_of_mesh(start.vertices, start.faces, start.color, r.resolution)
         r = dataclasses.replace(r, sigma_max=min(r.sigma_max, r.sigma_init))
     grown, state = start_field(r, streams, job.device, ball)
-    method = start_method(recipe, prior, r.scale, seed, told)
+    method = start_method(recipe, prior, r.scale, seed, told, r.scale, drawn)
     step = field_step(grown, state, r, prior, method, blind, anchor)
     size, samples = prior.frame_shape[-1], r.samples
 
@@ -329,7 +340,7 @@ def distil(
 
     solid, state = start_refine(vertices, grown, recipe.refine, streams)
     if recipe.refine.steps:
-        method = start_method(recipe, prior, recipe.refine.scale, seed, told)
+        method = start_method(recipe, prior, recipe.refine.scale, seed, told, r.scale, drawn)
         step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
         surface, offsets = vertices, state.parameters["offsets"]
         context = make_context(vertices.device)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from app.errors import UserError
 from app.evaluate.network import Evaluator, load_evaluator
-from app.evaluate.statistics import mean_interval
+from app.evaluate.statistics import interval_text, mean_interval
 from app.export.glb import read_glb
 from app.export.preview import render_asset, save_png
 from app.pictures.intake import load
@@ -119,8 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         sign = -1 if m in LOWER else 1
         cells = []
         for who in (OURS, EXTRUDED, NEAREST):
-            mean, low, high = mean_interval([r[who][m] for r in done]) or [float("nan")] * 3
-            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+            cells.append(interval_text(mean_interval([r[who][m] for r in done]), 1, 3))
         wins = [all(sign * (r[OURS][m] - r[w][m]) > 0 for w in (EXTRUDED, NEAREST)) for r in done]
         lines.append(f"| {m} | " + " | ".join(cells) + f" | {100 * sum(wins) / max(1, len(wins)):.0f} % |")
     lines += ["", "| median | " + " | ".join((OURS, EXTRUDED, NEAREST)) + " |", "|---|---|---|---|"]

@@ -40,9 +40,9 @@ def checked(a: Compare) -> Compare:
     if not names:
         raise UsageError("--methods names no method; give some of them, separated by commas.")
     for name in names:
-        if name not in NAMES:
-            raise UsageError(f"Unknown method {name!r}; choose among {', '.join(NAMES)}.")
-    if DIRECT in names and a.space == "image":
+        if (method := name.split(":")[0]) not in NAMES:
+            raise UsageError(f"Unknown method {method!r}; choose among {', '.join(NAMES)}.")
+    if any(n.split(":")[0] == DIRECT for n in names) and a.space == "image":
         raise UsageError("Direct fuses frames into a mesh; leave it out of --methods, or use --space 3d.")
     for name, value, low, high in (
         ("seeds", a.seeds, 1, 256),
@@ -58,7 +58,10 @@ def checked(a: Compare) -> Compare:
         raise UsageError(f"Unknown anneal {a.image.anneal!r}; choose one of {', '.join(ANNEALS)}.")
     for prompt in prompts:
         for name in names:
-            check(a.recipe(prompt, name, 0))
+            try:
+                check(a.recipe(prompt, name, 0))
+            except ValueError as e:
+                raise UsageError(f"--methods: {e}") from e
     return a
 
 

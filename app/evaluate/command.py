@@ -20,6 +20,7 @@ from app.evaluate.nouns import VIEW_DISTINCT, Prompt, classes, eval100, parse_pr
 from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
+from app.evaluate.statistics import interval_text
 from app.evaluate.views import asset_frames, own_cameras
 from app.models import load_prior
 from app.text import to_json
@@ -215,15 +216,11 @@ def consistency_lines(c: dict[str, Any]) -> Iterator[str]:
     yield f"A fifth view against four fused ({c['prompts']} prompts, {c['without a hull']} without a hull):"
     for name in ("own fifth", "another's fifth", "exact renders"):
         if c[name]:
-            numbers = ", ".join(f"{k} {_interval(v)}" for k, v in c[name].items())
+            numbers = ", ".join(f"{k} {interval_text(v)}" for k, v in c[name].items())
             yield f"  {name}: {numbers}"
 
 
 def novel_view_lines(n: dict[str, Any]) -> Iterator[str]:
     yield f"Four views from one picture, {n['objects']} held-out objects:"
     for who in ("prior", "same view", "grey"):
-        yield f"  {who}: PSNR {_interval(n[f'{who} PSNR'])}, SSIM {_interval(n[f'{who} SSIM'])}"
-
-
-def _interval(value: list[float] | None) -> str:
-    return "-" if value is None else f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+        yield f"  {who}: PSNR {interval_text(n[f'{who} PSNR'])}, SSIM {interval_text(n[f'{who} SSIM'])}"

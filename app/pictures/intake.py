@@ -126,7 +126,7 @@ class References:
 
     def picture(self) -> Picture:
         """What the prior is told: azimuths relative to the first."""
-        return Picture(self.frames, self.cameras.azimuth - self.cameras.azimuth[0], self.cameras.elevation)
+        return Picture(self.frames, self.cameras.azimuth, self.cameras.elevation)
 
 
 def load(run: Run, size: int, device: torch.device | str = "cpu") -> References:
