@@ -21,12 +21,12 @@ from app.batch.table import Table, counts
 from app.errors import FULL, DiskError, UsageError
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, FAILED
+from app.jobs.supervisor import MOST_WORKERS
 from app.run.signals import stop_signals
 from app.text import to_json
 
 POLL = 0.2  # seconds
 AHEAD = 2  # jobs in the queue or at work, a worker
-MOST_WORKERS = 1024
 
 
 def run_batch(a: Batch) -> int:

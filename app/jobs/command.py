@@ -21,6 +21,8 @@ from app.run.folder import OUTPUTS
 from app.run.signals import stop_signals
 from app.text import to_json
 
+MOST_LISTED = 1_000_000
+
 
 def run_jobs(a: Jobs) -> int:
     """The command's body. Returns the exit code."""
@@ -29,6 +31,8 @@ def run_jobs(a: Jobs) -> int:
         raise UsageError(f"Say which run: `polymode jobs {a.action} ID`; `polymode jobs list` shows them.")
     if not needs and a.id:
         raise UsageError(f"`polymode jobs {a.action}` takes no ID; leave {a.id!r} out.")
+    if not 0 <= a.limit <= MOST_LISTED:
+        raise UsageError(f"--limit {a.limit} is out of range; use 0 to {MOST_LISTED}.")
     if a.action != "work" and not a.runs.is_dir():
         raise UsageError(f"There is no folder {a.runs}; give the folder of your runs with --runs.")
     index = Index(a.runs)
