@@ -288,7 +288,7 @@ def tidied(recipe: Recipe) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """UsageError, in one sentence, for anything that could not run."""
-    prompt = recipe.prompt.strip()
+    prompt = recipe.prompt
     if not visible(prompt) and (prompt or not recipe.picture.count):
         raise UsageError('The prompt is empty; say what to make, for instance "a red mushroom".')
     for text, what in ((prompt, "prompt"), (recipe.guide.negative, "negative prompt")):

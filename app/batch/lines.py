@@ -23,7 +23,7 @@ from app.methods import METHODS
 from app.pictures.read import MAX_BYTES
 from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
-from app.text import blank, control, shown, slug
+from app.text import blank, control, shown, slug, tidy
 
 MAX_FILE = 10_000_000
 MAX_LINES = 10_000
@@ -102,7 +102,7 @@ def titled(given: dict[Names, Any]) -> str:
     """The prompt, or the pictures' names."""
     prompt, image = given.get(("prompt",)), given.get(("image",))
     names = image if isinstance(image, list) else [image or ""]
-    return str(prompt).strip() if prompt else ", ".join(map(str, names))
+    return tidy(str(prompt)) if prompt else ", ".join(map(str, names))
 
 
 def read_object(text: str) -> dict[str, Any]:
