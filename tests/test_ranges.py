@@ -108,8 +108,9 @@ def one_step(recipe: Recipe) -> torch.Tensor:
 
 
 def ends() -> list[tuple[str, float]]:
-    """The bounds of every number of the methods and of guidance, but for those that only take long."""
+    """The bounds of every number of the methods and of guidance, but for those that only take long; of one LoRA."""
     mine = [n for n in NAMES if n.split(".")[0] in METHODS or n.startswith("guide.")]
+    mine = [n for n in mine if not n.startswith(("esd.lora.", "fdistill.lora."))]
     return [(n, RANGES[n][0]) for n in mine] + [(n, RANGES[n][1]) for n in mine if not n.endswith(COSTLY)]
 
 
