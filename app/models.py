@@ -40,7 +40,7 @@ class Model:
 
 def models_folder() -> Path:
     """Where a user keeps other exported priors: $POLYMODE_MODELS, or ~/.polymode/models."""
-    return Path(os.environ.get("POLYMODE_MODELS", Path.home() / ".polymode" / "models"))
+    return Path(os.environ.get("POLYMODE_MODELS") or os.path.expanduser("~/.polymode/models"))
 
 
 def known_models() -> list[Model]:

@@ -82,7 +82,7 @@ def interrupted_and_resumed(a: Arguments) -> dict[str, Any]:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     first, half = process.wait(), meshes(out)
-    second = subprocess.run(command(path, out, 2, 1), stdout=subprocess.PIPE, text=True)
+    second = subprocess.run(command(path, out, 2, 1), stdout=subprocess.PIPE, text=True, encoding="utf-8")
     summary = json.loads(second.stdout)
     after = meshes(out)
     return {

@@ -90,7 +90,9 @@ def main() -> None:
         if not (folder / "mesh.glb").is_file():
             command = [sys.executable, "-m", "app.cli", "generate", prompt, "--preset", a.preset, "--prior", a.prior]
             command += ["--method", a.method]
-            done = subprocess.run([*command, "--out", str(folder), "--json"], capture_output=True, text=True)
+            done = subprocess.run(
+                [*command, "--out", str(folder), "--json"], capture_output=True, text=True, encoding="utf-8"
+            )
             row["exit"] = done.returncode
         m = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         keys = (

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from app.errors import Cancelled, MissingError
+from app.errors import Cancelled, MissingError, UsageError
 from app.export.preview import save_png
 from app.methods import DIRECT
 from app.optimize import Optimization, StepResult, Timings, optimize
@@ -97,7 +97,14 @@ class Work:
         `solid`: it moves a mesh."""
         saved = self.run.load_checkpoint(stage)
         if saved is not None:
-            state.restore(*saved)
+            try:
+                state.restore(*saved)
+            except (KeyError, RuntimeError, ValueError) as e:
+                path = self.run.checkpoints / f"{stage}.safetensors"
+                raise UsageError(
+                    f"The checkpoint {path} does not fit config.yaml; undo what was changed there, or remove the "
+                    "checkpoint to redo its stage."
+                ) from e
             self.run.event("resumed", stage=stage, step=state.start)
 
         def picture(name: str, result: StepResult) -> None:

