@@ -68,12 +68,12 @@ def examine() -> list[Finding]:
     try:
         TextEncoder()
         found.append(Finding(True, "Text encoder: MiniLM-L6, checksum right"))
-    except MissingWeights as e:
+    except (MissingWeights, OSError) as e:
         found.append(Finding(False, str(e)))
     try:
         load_network(known_models()[0].folder, "cpu")
         found.append(Finding(True, "Embedded prior: weights complete, checksums right"))
-    except MissingWeights as e:
+    except (MissingWeights, OSError) as e:
         found.append(Finding(False, str(e)))
     try:
         import imageio_ffmpeg

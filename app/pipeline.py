@@ -23,7 +23,7 @@ from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
-from app.models import load_prior, weights_folder
+from app.models import load_prior, unreadable, weights_folder
 from app.pictures.intake import References, load, read, write
 from app.pictures.place import estimate_azimuths
 from app.pictures.report import reproduction
@@ -40,10 +40,11 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
+from app.text import shown
 from guidance.method import Drawn
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.known import familiarity, load_known
+from guidance.priors.known import Familiarity, familiarity, load_known
 from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.frames import Rendered
@@ -86,9 +87,8 @@ def generate(
         except UserError as e:
             with suppress(OSError):  # a full disk is what may have ended the run
                 run.event("stopped", exit_code=e.exit_code, reason=str(e))
-                run.write_json(
-                    "metadata.json", metadata(recipe, clock, None, []) | {"status": "stopped", "reason": str(e)}
-                )
+                over = {"status": "stopped", "reason": str(e), "notes": progress.notes}
+                run.write_json("metadata.json", metadata(recipe, clock, None, []) | over)
             raise
 
 
@@ -108,10 +108,7 @@ def _generate(
         prior = prior or load_prior(recipe.prior, device, recipe.precision)
     wanted = repr(recipe.prompt) if recipe.prompt else f"{recipe.picture.count} picture(s)"
     progress.say(f"{wanted} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
-    known = load_known(weights_folder(recipe.prior))
-    known = None if known is None or not recipe.prompt else familiarity(known, prior.encoder, recipe.prompt)
-    if known is not None:
-        progress.say(known.sentence(prior.name))
+    known = hearing(recipe, run, prior, progress)
     job = Work(recipe, run, progress, clock, stopped, prior, device, live)
     if recipe.picture.count:
         job.references = references(job)
@@ -121,7 +118,7 @@ def _generate(
     assert shape is not None
 
     charts, reproduced = export(job, shape)
-    result = metadata(recipe, clock, prior, job.loops) | {"status": "done"}
+    result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
     result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
@@ -135,6 +132,26 @@ def _generate(
     run.write_json("metadata.json", result)
     run.event("done", seconds=round(clock.total(), 2))
     return result
+
+
+def hearing(recipe: Recipe, run: Run, prior: EmbeddedPrior, progress: Progress) -> Familiarity | None:
+    """Say what the prior makes of the prompt: words that it does not read, and how familiar the rest is; None where
+    that is not known."""
+    words = ", front view" if recipe.guide.view_words else ""  # as long as any other that are appended
+    for what, text in (("prompt", recipe.prompt + words), ("negative prompt", recipe.guide.negative)):
+        kept, left_out = prior.encoder.split(text)
+        if left_out:
+            run.event("cut", what=what, kept=kept, left_out=left_out)
+            progress.note(f'The prior reads only the beginning of the {what}; left out: "{shown(left_out, 300)}".')
+    folder = weights_folder(recipe.prior)
+    with unreadable(folder):
+        known = load_known(folder) if recipe.prompt else None
+    if known is None:
+        return None
+    found = familiarity(known, prior.encoder, recipe.prompt)
+    tell = progress.note if found.confidence is None else progress.say
+    tell(found.sentence(prior.name, shown(recipe.prompt)))
+    return found
 
 
 def references(job: Work) -> References:
@@ -354,7 +371,12 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     with clock.part("bake"):
         texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
         bar.update(2)
-        extras = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method, "prior": recipe.prior}
+        extras = {
+            "prompt": recipe.prompt,
+            "seed": recipe.seed,
+            "method": recipe.method,
+            "prior": shown(recipe.prior, 1000),
+        }
         glb = run.folder / "mesh.glb"
         write_glb(glb, textured(unwrapped, texture), extras=extras)
     bar.update(3)

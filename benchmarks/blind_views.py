@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--exact", type=float, nargs="*", default=[], metavar="LAMBDA")
     options = parser.parse_args()
-    results = json.loads((options.folder / "results.json").read_text())
+    results = json.loads((options.folder / "results.json").read_text(encoding="utf-8"))
     keys = [(p, s) for p in results["prompts"] for s in range(results["seeds"])]
     evaluator = load_evaluator()
     print("| method | back called front, % | frames called front, % | distance of the frames |\n|---|---|---|---|")

@@ -56,7 +56,7 @@ def strip(folder: Path, prompt: str, method: str, seeds: int) -> Tensor:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     print(tables(results))
     if "--picture" in sys.argv:
         path, *prompts = sys.argv[sys.argv.index("--picture") + 1 :]

@@ -169,15 +169,18 @@ def main() -> None:
         if not path.is_file():
             if folder.exists():
                 folder = folder.with_name(f"{folder.name}-{int(time.time())}")
-            path.write_text(json.dumps(measure(scene, a, near, evaluator, folder) | {"folder": str(folder)}, indent=1))
-        row = json.loads(path.read_text())
+            path.write_text(
+                json.dumps(measure(scene, a, near, evaluator, folder) | {"folder": str(folder)}, indent=1),
+                encoding="utf-8",
+            )
+        row = json.loads(path.read_text(encoding="utf-8"))
         rows.append(row)
         if k < SHEET and "failed" not in row:
             sheet += sheet_row(scene, Path(row["folder"]) / "mesh.glb")
         sys.stderr.write(f"{k + 1}: {scene.name}\n")
     text = table(rows)
-    (a.out / "tables.md").write_text(text)
-    (a.out / "results.json").write_text(json.dumps({"arguments": str(a), "rows": rows}, indent=1))
+    (a.out / "tables.md").write_text(text, encoding="utf-8")
+    (a.out / "results.json").write_text(json.dumps({"arguments": str(a), "rows": rows}, indent=1), encoding="utf-8")
     save_png(a.out / "contact_sheet.png", sheet, scale=1)
     sys.stdout.write(text)
 

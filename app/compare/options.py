@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from app.errors import UsageError
 from app.methods import DIRECT, METHODS, NAMES, Methods
 from app.recipes import DirectRecipe, FieldRecipe, GuideRecipe, MeshRecipe, Recipe, RefineRecipe
-from guidance.settings import SCALE
+from guidance.settings import DSD, SCALE
 
 DDIM = "ddim"  # the row of the prior's own samples
 FREE_DSD = "dsd:hold=0"  # the paper's estimator
@@ -110,7 +111,21 @@ class Compare:
             refine=self.refine,
             direct=self.direct,
         )
-        return changed(plain, changes)
+        return self.level(changed(plain, changes))
+
+    def level(self, recipe: Recipe) -> Recipe:
+        """`recipe` whose dsd follows paths of the four frames of space image, wherever these look from. UsageError
+        where --dsd.elevation asks for others."""
+        wanted, own = self.image.elevation, recipe.methods.dsd.elevation
+        if self.space != "image" or recipe.method != "dsd" or own == wanted:
+            return recipe
+        if own != DSD.elevation:
+            raise UsageError(
+                f"--dsd.elevation {own:g} is not --image.elevation {wanted:g}, where the frames look from; leave one "
+                "out."
+            )
+        dsd = dataclasses.replace(recipe.methods.dsd, elevation=wanted)
+        return dataclasses.replace(recipe, methods=dataclasses.replace(recipe.methods, dsd=dsd))
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:

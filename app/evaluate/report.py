@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from app.evaluate.network import light_frames
 from app.evaluate.statistics import interval_text
 from app.export.glb import encode_png, write_atomically
 from app.export.preview import to_bytes
+from app.text import to_json
 
 COLUMNS = (
     ("R@1", "R@1", 100),
@@ -69,7 +69,7 @@ def contact_sheet(path: Path, items: Sequence[tuple[Record, Tensor]], columns: i
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    text = json.dumps(results, indent=1, ensure_ascii=False, default=_plain)
+    text = to_json(results, default=_plain)
     write_atomically(path, (text + "\n").encode())
 
 

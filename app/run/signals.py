@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_signals(then: Callable[[int, bool], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM are noted; yields whether one came. `then(signal, again)` is called with each, `again` where
-    it was not the first."""
+def stop_signals(
+    then: Callable[[int, bool], None] | None = None, hangup: bool = False
+) -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM are noted, with `hangup` a closed terminal too (unless nohup said otherwise); yields whether
+    one came. `then(signal, again)` is called with each, `again` where it was not the first."""
     came = False
 
     def note(signum: int, frame: object) -> None:
@@ -19,7 +21,10 @@ def stop_signals(then: Callable[[int, bool], None] | None = None) -> Iterator[Ca
         if then is not None:
             then(signum, again)
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hangup and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signals.append(signal.SIGHUP)
+    previous = {s: signal.signal(s, note) for s in signals}
     try:
         yield lambda: came
     finally:

@@ -95,10 +95,11 @@ def field_step(
         cameras = camera_sets(recipe.sets, g["camera"], field.device, method)
         if i % OCCUPANCY_EVERY == 0:
             state.extra["occupancy"] = update_occupancy(field).cells
-        jitter = torch.rand(len(cameras), size, size, generator=g["jitter"]).to(field.device)
+        rows = len(cameras) if anchor is None else max(len(cameras), len(anchor.cameras))
+        jitter = torch.rand(rows, size, size, generator=g["jitter"]).to(field.device)
         start = time.perf_counter()
         occupancy = Occupancy(state.extra["occupancy"].to(field.device))
-        rendered = render_field(field, cameras, size, recipe.samples, jitter, occupancy)
+        rendered = render_field(field, cameras, size, recipe.samples, jitter[: len(cameras)], occupancy)
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         smooth = recipe.smooth_density * smoothness(field.raw_density)

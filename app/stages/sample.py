@@ -17,6 +17,7 @@ from app.pictures.intake import References
 from app.recipes import DirectRecipe
 from app.run.folder import Run
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.direct import sample_frames
 from guidance.method import Drawn
 from guidance.prior import Prior
@@ -85,7 +86,7 @@ def sample(
             run.event("step", stage=stage, step=done, steps=recipe.steps, opacity=float(frames[:, 3].mean()))
         if stopped():
             run.event("cancelled", stage=stage, step=done)
-            again = f"continue with `polymode generate --resume {run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(run.folder)}`."
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
     told: dict[str, Any] = {}

@@ -58,7 +58,7 @@ def export_weights(
         "shards": names,
         "training": training,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"No prior at {folder} (config.json is missing); give --prior a folder of exported weights."
         )
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise KeyError("format")
         return {
