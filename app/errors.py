@@ -54,6 +54,18 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "memory" in str(e).lower())
 
 
+def as_user_error(e: Exception) -> UserError:
+    """What to tell of an error that nobody foresaw where others must go on: one sentence, and an exit code."""
+    if isinstance(e, UserError):
+        return e
+    if out_of_memory(e):
+        told = UserError(NO_MEMORY)
+        told.exit_code = OUT_OF_MEMORY
+        return told
+    what = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}".rstrip(".: ")
+    return UserError(f"An error of Polymode itself ({what}); report it, or change the settings.")
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 

@@ -36,6 +36,7 @@ COLUMNS: tuple[str, ...] = (
     "attempts",
     "exit_code",
     "reason",
+    "notes",
 )
 STYLE = """:root{color-scheme:light dark}body{font:15px/1.4 system-ui,sans-serif;margin:24px;max-width:1500px}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:16px}
@@ -84,7 +85,10 @@ class Report:
             out["seconds"] = round(job.ended - job.started, 2)
         if e.state == DONE:
             metadata = state.read_json(self.root / e.id / "metadata.json") or {}
-            out["faces"] = (metadata.get("mesh") or {}).get("faces")
+            mesh, pictures = metadata.get("mesh"), metadata.get("pictures")
+            out["faces"] = mesh.get("faces") if isinstance(mesh, dict) else None
+            told = [p for p in pictures if isinstance(p, dict)] if isinstance(pictures, list) else []
+            out["notes"] = " ".join(f"{p.get('source')}: {n}" for p in told for n in p.get("notes") or ())
             self.thumbnail(e.id)
             self.known[e.id] = out
         return out
@@ -97,7 +101,7 @@ class Report:
         try:
             with Image.open(source, formats=("PNG",)) as image:
                 small = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError):
+        except Exception:  # whatever Pillow raises for a damaged file
             return
         small.thumbnail((WIDTH, WIDTH))
         target.parent.mkdir(exist_ok=True)
@@ -151,9 +155,10 @@ class Report:
         picture = f'<img loading=lazy src="{THUMBNAILS}/{quote(id)}.webp" alt="{title}">'
         links = [("mesh.glb", "GLB"), ("contact_sheet.png", "contact sheet"), ("turntable.mp4", "turntable")]
         links = [link(id, f, t) for f, t in links if os.path.isfile(self.root / id / f)]
+        notes = f"<p><small>{html.escape(r['notes'])}</small></p>" if r["notes"] else ""
         return (
             f'<article><a href="{quote(id)}/contact_sheet.png">{picture}</a><div><h2>{title}</h2>'
-            f"<p><small>{' · '.join(facts)}</small></p><p>{''.join(links)}</p></div></article>"
+            f"<p><small>{' · '.join(facts)}</small></p>{notes}<p>{''.join(links)}</p></div></article>"
         )
 
 

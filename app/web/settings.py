@@ -23,6 +23,7 @@ from app.recipes import (
     ANNEALS,
     BACKGROUNDS,
     DEVICES,
+    HOLES,
     INITS,
     MAX_PROMPT,
     PRECISIONS,
@@ -50,6 +51,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guide.cfg.kind": CFG_KINDS,
     "fdistill.divergence": DIVERGENCES,
     "picture.background": BACKGROUNDS,
+    "picture.holes": HOLES,
 }
 
 

@@ -14,7 +14,9 @@ from app.errors import UsageError
 from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
+from app.pictures.intake import read
 from app.recipes import Recipe, load_recipe
+from app.run.folder import Run
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
 from app.web.settings import settings, value_of
 
@@ -158,7 +160,17 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     elif job.reason:
         reason = re.sub("`([^`]*)`", r"<code>\1</code>", e(job.reason))
         out += f'<p class="{"alert" if job.state == FAILED else "note"}">{reason}</p>'
-    return out
+    return out + "".join(f'<p class="note">{e(n)}</p>' for n in notes(root / job.id))
+
+
+def notes(folder: Path) -> list[str]:
+    """What was guessed, left out or cut of a run's pictures."""
+    if not (folder / "pictures" / "pictures.json").is_file():
+        return []
+    try:
+        return [f"{p.source}: {n}" for p in read(Run(folder)) for n in p.notes]
+    except UsageError:
+        return []
 
 
 def live(root: Path, job: Job | None) -> str:

@@ -1,0 +1,53 @@
+"""What a picture's own transparency means: a cut-out, a see-through object, an opaque picture with round corners."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.pictures.masks import grown, nearest, worn
+
+SEEN = 0.04  # alpha above which something is drawn
+FAINT = 0.5  # of the solid area: so much that is see-through is no shadow, if its edge is sharp
+EDGE = 3  # pixels within which a sharp edge is over
+BAND, CORNER = 0.05, 0.3  # of the shorter side: where an opaque picture may be transparent
+STRAY = 0.001  # share of the pixels there that may be transparent by mistake
+
+
+def solidified(alpha: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Alpha (H, W) of a see-through object as if it were solid; None where it is solid already, or a shadow or glow is
+    all that is faint."""
+    seen, solid = alpha > SEEN, alpha > 0.5
+    if not seen.any():
+        return None
+    faint = seen & ~grown(solid, 2)
+    if solid.any():
+        inner = worn(seen, EDGE)
+        ring = worn(seen, 1) & ~inner & faint
+        if faint.sum() < FAINT * solid.sum() or not ring.any() or not (inner & faint).any():
+            return None
+        if np.median(alpha[ring]) < 0.5 * np.median(alpha[inner & faint]):
+            return None
+    return np.asarray(np.clip(alpha / np.median(alpha[faint]), 0, 1), np.float32)
+
+
+def is_rectangle(alpha: NDArray[np.uint8]) -> bool:
+    """Whether only the corners and the outermost band of (H, W) are transparent, as of an icon or a screenshot."""
+    hole = alpha < 128
+    height, width = hole.shape
+    band, corner = (max(1, round(share * min(height, width))) for share in (BAND, CORNER))
+    y, x = np.arange(height)[:, None], np.arange(width)[None]
+    y, x = np.minimum(y, height - 1 - y), np.minimum(x, width - 1 - x)
+    may = (y < band) | (x < band) | ((y < corner) & (x < corner))
+    return bool(hole.any()) and float((hole & ~may).mean()) < STRAY
+
+
+def filled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An opaque picture: transparent pixels of (H, W, 4), and those at their edge, have the nearest opaque one's
+    colour."""
+    opaque = worn(pixels[..., 3] > 250, 2, outside=True)
+    if opaque.all() or not opaque.any():
+        return pixels
+    out = pixels[nearest(opaque)]
+    out[..., 3] = 255
+    return out

@@ -1,0 +1,73 @@
+"""Separate parts of a silhouette: specks that are left out, and several things where one object was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from app.pictures.masks import Mask, grown, labelled
+
+FAINT = 0.1  # alpha that still joins parts
+ALIKE = 0.2  # share of the largest thing from which on another is its like
+SHEET = 4  # so many alike are no parts of one object
+NOTABLE = 0.01  # share of the object that is not left out in silence
+
+
+@dataclass(frozen=True)
+class Loose:
+    """`alpha` without its loose parts; how many of them were left out; their `share` of what is kept; whether they
+    were in the object's bounding box."""
+
+    alpha: NDArray[np.float32]
+    count: int
+    share: float
+    inside: bool
+
+    def notable(self) -> bool:
+        return self.share > NOTABLE or (self.count > 0 and not self.inside)
+
+
+def without_loose(alpha: NDArray[np.float32], part: float) -> Loose:
+    """Alpha (H, W) without parts that are smaller than `part` of the largest."""
+    labels = labelled(alpha > FAINT, corners=True)
+    solid = alpha > 0.5
+    sizes = np.bincount(labels[solid], minlength=int(labels.max()) + 1)
+    sizes[0] = 0
+    keep = np.flatnonzero(sizes >= part * sizes.max())
+    loose = np.flatnonzero((sizes > 0) & (sizes < part * sizes.max()))
+    if not len(loose):
+        return Loose(alpha, 0, 0.0, True)
+    kept = np.isin(labels, keep)
+    near = grown(kept, 2)  # with their soft edges
+    out = np.asarray(np.where(near, alpha, 0), np.float32)
+    dropped = solid & ~near
+    return Loose(out, len(loose), float(dropped.sum() / max(1, (solid & near).sum())), _inside(dropped, solid & near))
+
+
+def _inside(a: Mask, b: Mask) -> bool:
+    """Whether the bounding box of `a` is, within a pixel or two, in that of `b`."""
+    for axis in (0, 1):
+        mine, its = np.flatnonzero(a.any(axis)), np.flatnonzero(b.any(axis))
+        if len(mine) and (mine[0] < its[0] - 2 or mine[-1] > its[-1] + 2):
+            return False
+    return True
+
+
+def things(alpha: NDArray[np.float32], part: float) -> tuple[int, int]:
+    """(parts of at least the share `part` of the largest, things of like size) of a silhouette (H, W): parts whose
+    bounding boxes overlap are one thing."""
+    solid = alpha > 0.5
+    labels = labelled(solid, corners=True)
+    boxes = np.zeros_like(solid)
+    for box in ndimage.find_objects(labels):
+        boxes[box] = True
+    groups = labelled(boxes)
+
+    def large(which: NDArray[np.int32], share: float) -> int:
+        sizes = np.bincount(which[solid], minlength=2)[1:]
+        return int((sizes >= share * max(1, sizes.max())).sum())
+
+    return large(labels, part), large(groups, ALIKE)
