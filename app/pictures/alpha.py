@@ -10,8 +10,8 @@ from app.pictures.masks import grown, nearest, worn
 SEEN = 0.04  # alpha above which something is drawn
 FAINT = 0.5  # of the solid area: so much that is see-through is no shadow, if its edge is sharp
 EDGE = 3  # pixels within which a sharp edge is over
-BAND, CORNER = 0.05, 0.3  # of the shorter side: where an opaque picture may be transparent
-STRAY = 0.001  # share of the pixels there that may be transparent by mistake
+MARGIN, CORNER = 0.06, 0.3  # of the shorter side: where an opaque picture may be transparent
+STRAY = 0.001  # share of its other pixels that may be
 
 
 def solidified(alpha: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -32,14 +32,19 @@ def solidified(alpha: NDArray[np.float32]) -> NDArray[np.float32] | None:
 
 
 def is_rectangle(alpha: NDArray[np.uint8]) -> bool:
-    """Whether only the corners and the outermost band of (H, W) are transparent, as of an icon or a screenshot."""
-    hole = alpha < 128
-    height, width = hole.shape
-    band, corner = (max(1, round(share * min(height, width))) for share in (BAND, CORNER))
+    """Whether (H, W) is opaque but for its corners and a thin margin, as an icon or a screenshot is."""
+    solid = alpha >= 128
+    rows, columns = (np.flatnonzero(solid.any(axis)) for axis in (1, 0))
+    if solid.all() or not len(rows):
+        return False
+    box = solid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = box.shape
+    margin = max(h - b for h, b in zip(solid.shape, box.shape, strict=True))
+    corner = CORNER * min(height, width)
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     y, x = np.minimum(y, height - 1 - y), np.minimum(x, width - 1 - x)
-    may = (y < band) | (x < band) | ((y < corner) & (x < corner))
-    return bool(hole.any()) and float((hole & ~may).mean()) < STRAY
+    hole = ~box & ~((y < corner) & (x < corner))
+    return margin <= 2 * MARGIN * min(solid.shape) and float(hole.mean()) < STRAY
 
 
 def filled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ PART = 0.05  # the same, however else it is cut out; and from which on a part is
 WITHIN = 0.7  # share of an opaque picture with transparent corners that the object in it may cover
 HOLE = 0.01  # share of the object from which on an enclosed area is worth a note
 LEAST = 8  # pixels of the object's longer side
-THIN = 60  # times as long as wide: less than a pixel in the prior's views
+THIN, THINNEST = 12, 30  # times as long as wide: five, and two, pixels in the prior's views
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _of_one(alpha: NDArray[np.float32], how: str, auto: bool, notes: list[str]) 
             f"The picture shows {alike} separate things of like size; crop it to one, or choose --background {how} if "
             "they are parts of one object."
         )
-    if loose.notable():
+    if loose.notable(how == "alpha"):
         notes.append(
             f"{loose.count} loose part{'s' * (loose.count > 1)} ({_percent(loose.share)} of the object) "
             f"{'were' if loose.count > 1 else 'was'} left out; choose another --background if that is wrong."
@@ -200,11 +200,11 @@ def frame(rgb: NDArray[np.uint8], alpha: NDArray[np.float32], how: str, notes: l
     short, long = sorted((int(bottom - top), int(right - left)))
     if long < LEAST:
         raise UsageError(f"The object in the picture is only {long} pixels long; crop the picture to it.")
+    times = f"The object in the picture is {long / short:.0f} times as long as it is wide"
+    if long > THINNEST * short:
+        raise UsageError(f"{times}, too thin for the prior to see; crop it to a part.")
     if long > THIN * short:
-        raise UsageError(
-            f"The object in the picture is {long / short:.0f} times as long as it is wide, too thin for the prior to "
-            "see; crop it to a part."
-        )
+        notes = [*notes, f"{times}; the prior sees little of what is so thin."]
     height, width = alpha.shape
     touched = [top == 0, left == 0, bottom == height, right == width]
     trimmed = how == "alpha" and all(touched)  # a cut-out saved without its margins

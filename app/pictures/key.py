@@ -61,6 +61,9 @@ def key(pixels: NDArray[np.uint8], holes: str = "auto") -> Keyed:
             kept += int(sizes[k])
     soft = np.clip((away - NEAR) / (FAR - NEAR), 0, 1)
     alpha = np.where(outside | np.isin(labels, cut), soft, 1.0)
+    for k in cut if holes == "auto" else []:
+        area = labels == k
+        alpha[closed(area) & ~area] = 0  # specks of noise: auto cuts empty areas only
     alpha[worn(alpha > 0.5, 2)] = 1  # only an edge can be half background
     return Keyed(np.asarray(alpha, np.float32), float(sizes[cut].sum()) / whole, kept / whole)
 
@@ -70,7 +73,7 @@ def _is_hole(area: Mask, away: NDArray[np.float64], noise: float) -> bool:
     inner = worn(area, 2)
     if not inner.any() or float(np.median(away[inner])) > max(1.0, 1.5 * noise):  # JPEG rings about edges
         return False
-    inside = closed(area) & ~area
+    inside = worn(closed(area) & ~area, 1)  # JPEG leaves lines
     return float(inside.sum()) < EMPTY * float(area.sum())
 
 

@@ -26,8 +26,9 @@ class Loose:
     share: float
     inside: bool
 
-    def notable(self) -> bool:
-        return self.share > NOTABLE or (self.count > 0 and not self.inside)
+    def notable(self, drawn: bool) -> bool:
+        """`drawn`: by somebody, as a picture's alpha is, and not by the noise that a guess picks up."""
+        return self.share > NOTABLE or (drawn and not self.inside)
 
 
 def without_loose(alpha: NDArray[np.float32], part: float) -> Loose:

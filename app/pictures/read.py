@@ -128,12 +128,14 @@ def _decoded(path: Path, data: bytes, formats: tuple[str, ...], notes: list[str]
             continue
         if note:
             notes.append(note)
-        if image.format == "MPO":
-            notes.append(f"The file holds {getattr(image, 'n_frames', 1)} pictures, of which the first is used.")
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            notes.append(f"The file holds {count} pictures, of which the first is used.")
         return image
     why = (str(first).splitlines() or [""])[0][:80] or type(first).__name__
     why = f"its {formats[0]} header" if isinstance(first, UnidentifiedImageError) else why
-    raise UsageError(f"The picture {path} is truncated or damaged ({why}); save it again.") from first
+    raise UsageError(
+        f"The picture {path} is a truncated or damaged {formats[0]} file ({why}); save it again."
+    ) from first
 
 
 def _judge(path: Path, image: Image.Image) -> None:
