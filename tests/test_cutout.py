@@ -43,6 +43,11 @@ def test_stray_specks_change_neither_size_nor_elevation() -> None:
     one, other = (estimate(load_pose(), intake.on_grey(c.rgba)[None]) for c in (found, CLEAN))
     torch.testing.assert_close(one.elevation, other.elevation)
     assert found.how == "alpha" and len(found.notes) == 1 and "2 loose parts" in found.notes[0]
+    for box, count in (((0, 0, 255, 0), 1), ((3, 3, 11, 11), 1)):  # the edge of a bad crop; a blot
+        blotted = cut(toadstool())
+        ImageDraw.Draw(blotted).rectangle(box, fill=(0, 0, 0, 255))
+        found = cut_out(pixels(blotted))
+        assert same(found, CLEAN, 1e-4) and f"{count} loose part " in found.notes[0]
     within = cut(toadstool())
     within.putpixel((70, 200), (0, 0, 0, 255))  # in the object's own box, and too small to be missed
     assert same(cut_out(pixels(within)), CLEAN, 1e-4) and cut_out(pixels(within)).notes == ()
@@ -63,7 +68,7 @@ def test_an_object_of_two_parts_stays_whole() -> None:
     assert float(found.rgba[3, 440:, :].max()) > 0.5 and found.notes == (), "a thin tail is no speck"
 
 
-@pytest.mark.parametrize("level", [30, 60, 110])
+@pytest.mark.parametrize("level", [30, 60, 110, 150, 200])
 def test_a_see_through_object_is_an_object(level: int) -> None:
     found = cut_out(pixels(cut(toadstool(), level)))
     assert same(found, CLEAN, 2e-3) and len(found.notes) == 1 and "see-through" in found.notes[0]

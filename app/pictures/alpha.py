@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from app.pictures.masks import grown, nearest, worn
 
 SEEN = 0.04  # alpha above which something is drawn
+SOLID = 0.9  # alpha above which nothing is seen through
+RARE = 0.01  # share of what is drawn that may be solid in an object that is see-through as a whole
 FAINT = 0.5  # of the solid area: so much that is see-through is no shadow, if its edge is sharp
 EDGE = 3  # pixels within which a sharp edge is over
 MARGIN, CORNER = 0.06, 0.3  # of the shorter side: where an opaque picture may be transparent
@@ -17,18 +19,19 @@ STRAY = 0.001  # share of its other pixels that may be
 def solidified(alpha: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Alpha (H, W) of a see-through object as if it were solid; None where it is solid already, or a shadow or glow is
     all that is faint."""
-    seen, solid = alpha > SEEN, alpha > 0.5
+    seen, solid = alpha > SEEN, alpha > SOLID
     if not seen.any():
         return None
     faint = seen & ~grown(solid, 2)
-    if solid.any():
+    if solid.sum() > RARE * seen.sum():
         inner = worn(seen, EDGE)
         ring = worn(seen, 1) & ~inner & faint
         if faint.sum() < FAINT * solid.sum() or not ring.any() or not (inner & faint).any():
             return None
         if np.median(alpha[ring]) < 0.5 * np.median(alpha[inner & faint]):
             return None
-    return np.asarray(np.clip(alpha / np.median(alpha[faint]), 0, 1), np.float32)
+    level = np.median(alpha[faint if faint.any() else seen])
+    return np.asarray(np.clip(alpha / level, 0, 1), np.float32)
 
 
 def is_rectangle(alpha: NDArray[np.uint8]) -> bool:

@@ -13,6 +13,7 @@ from app.pictures.masks import Mask, grown, labelled
 FAINT = 0.1  # alpha that still joins parts
 ALIKE = 0.2  # share of the largest thing from which on another is its like
 SHEET = 4  # so many alike are no parts of one object
+AWAY, GAP = 0.03, 0.05  # share of the largest part, and distance in object lengths, of what is small and far away
 NOTABLE = 0.01  # share of the object that is not left out in silence
 
 
@@ -32,20 +33,31 @@ class Loose:
 
 
 def without_loose(alpha: NDArray[np.float32], part: float) -> Loose:
-    """Alpha (H, W) without parts that are smaller than `part` of the largest."""
+    """Alpha (H, W) without parts that are smaller than `part` of the largest, or small and far away."""
     labels = labelled(alpha > FAINT, corners=True)
     solid = alpha > 0.5
     sizes = np.bincount(labels[solid], minlength=int(labels.max()) + 1)
     sizes[0] = 0
-    keep = np.flatnonzero(sizes >= part * sizes.max())
-    loose = np.flatnonzero((sizes > 0) & (sizes < part * sizes.max()))
-    if not len(loose):
+    share = sizes / max(1, sizes.max())
+    main = np.isin(labels, np.flatnonzero(share >= max(part, AWAY))) & solid
+    lost = (sizes > 0) & (share < part)
+    if part < AWAY:
+        lost[[k for k in np.flatnonzero((share >= part) & (share < AWAY)) if _far(labels == k, main)]] = True
+    if not lost.any():
         return Loose(alpha, 0, 0.0, True)
-    kept = np.isin(labels, keep)
-    near = grown(kept, 2)  # with their soft edges
+    near = grown(np.isin(labels, np.flatnonzero((sizes > 0) & ~lost)), 2)  # with their soft edges
     out = np.asarray(np.where(near, alpha, 0), np.float32)
-    dropped = solid & ~near
-    return Loose(out, len(loose), float(dropped.sum() / max(1, (solid & near).sum())), _inside(dropped, solid & near))
+    kept, dropped = solid & near, solid & ~near
+    return Loose(out, int(lost.sum()), float(dropped.sum() / max(1, kept.sum())), _inside(dropped, kept))
+
+
+def _far(part: Mask, main: Mask) -> bool:
+    """Whether a gap of GAP of its longer side is around the bounding box of `main`, on the side of `part`."""
+    bounds = [(np.flatnonzero(m.any(axis))[[0, -1]]) for axis in (0, 1) for m in (part, main)]
+    gap = GAP * max(its[1] - its[0] for its in bounds[1::2])
+    return any(
+        mine[0] > its[1] + gap or mine[1] < its[0] - gap for mine, its in zip(bounds[::2], bounds[1::2], strict=True)
+    )
 
 
 def _inside(a: Mask, b: Mask) -> bool:
