@@ -49,7 +49,7 @@ class Reconstruct:
     """Turn one picture of an object, or several, into a textured GLB, a turntable and a contact sheet."""
 
     pictures: tyro.conf.Positional[tuple[Path, ...]]
-    """PNG, JPEG or WebP files of one object. The first is the front."""
+    """PNG, JPEG, WebP, AVIF or HEIC files of one object. The first is the front."""
     prompt: str = ""
     """What it is, in English; may be left out."""
     options: Annotated[PictureRecipe, tyro.conf.arg(name="")] = field(default_factory=PictureRecipe)

@@ -57,6 +57,20 @@ def out_of_memory(e: BaseException) -> bool:
 
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # of a path, by the system
+
+
+def as_user_error(e: Exception) -> UserError:
+    """What to tell of an error that nobody foresaw where others must go on: one sentence, and an exit code."""
+    if isinstance(e, UserError):
+        return e
+    if out_of_memory(e):
+        told = UserError(NO_MEMORY)
+        told.exit_code = OUT_OF_MEMORY
+        return told
+    what = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}".rstrip(".: ")
+    return UserError(f"An error of Polymode itself ({what}); report it, or change the settings.")
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 

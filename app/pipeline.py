@@ -160,8 +160,8 @@ def references(job: Work) -> References:
     found, posed = load(job.run, size, job.device), read(job.run)
     unknown = [k for k, p in enumerate(posed) if p.azimuth is None]
     for p in posed:
-        if p.cropped:
-            job.progress.say(f"{p.source}: the object reaches the picture's edge, so a part of it is missing.")
+        for note in p.notes:
+            job.progress.note(f"{p.source}: {note}")
     if unknown:
         with job.clock.part("place"):
             generator = generators(job.recipe.seed)["init"]

@@ -27,6 +27,7 @@ PRECISIONS = ("float32", "bfloat16")
 ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
+HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
 
 
@@ -193,6 +194,9 @@ class PictureRecipe:
     """How far from above, in degrees. Not given, it is estimated."""
     rembg_model: str = ""
     """rembg: a local ONNX file, instead of its own model."""
+    holes: str = "auto"
+    """key: enclosed areas of the background's colour, such as in a mug's handle: cut, keep (white eyes on white), or
+    auto, which cuts large, empty ones that cannot be told from an even background."""
     palette: float = 1.0
     """How far the colours of sampled views are drawn towards those of the picture: 0 not, 1 wholly."""
     weight_color: float = 4.0
@@ -305,6 +309,7 @@ def check(recipe: Recipe) -> None:
         (recipe.init, INITS, "init"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
+        (recipe.picture.holes, HOLES, "choice of holes"),
         (recipe.guide.cfg.kind, CFG_KINDS, "kind of classifier-free guidance"),
         (recipe.methods.fdistill.divergence, DIVERGENCES, "divergence"),
     ):

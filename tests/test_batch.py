@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,19 +16,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from app.batch.command import run_batch
-from app.batch.entries import Entry, begin, match, take_up
+from app.batch.entries import WAITING, Entry, begin, match, refresh, take_up
 from app.batch.lines import MAX_FILE, read_line, read_lines
 from app.batch.options import Batch
-from app.batch.ray_executor import read_files, write_files
+from app.batch.ray_executor import Actor, RayExecutor, read_files, write_files
+from app.batch.report import Report
 from app.batch.table import Table, chosen, seconds_left
 from app.errors import UsageError
 from app.export.glb import read_glb
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
+from tests.drawn import exif, toadstool
 
 TINY: dict[str, Any] = {
     "method": "direct",
@@ -172,6 +178,66 @@ def test_a_line_that_only_the_machine_refuses_keeps_its_sentence(tmp_path: Path)
     begin(index, entry)
     assert entry.state == FAILED and "Unknown prior" in entry.reason and entry.exit_code == 2
     assert index.list() == [] and not list((tmp_path / "out").glob("0001*"))
+
+
+def test_what_a_line_raises_takes_no_other_line_and_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture with a senseless EXIF tag is read; one at which a library breaks, and a damaged one, are sentences."""
+    odd = exif((0x0112, 3, 1, b"\0\6"), (0x011A, 10, 1, struct.pack(">ii", -72, 1)))
+    toadstool().save(tmp_path / "odd.jpg", exif=odd)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "noise.png").read_bytes()[:2000])
+    broken: list[dict[str, Any] | str] = [{"image": "noise.png"}, {"image": "cut.png"}, "[" * 900 + "]" * 900]
+    path, root = (
+        write_lines(tmp_path / "p.jsonl", [{"image": "odd.jpg"}, *broken, {"prompt": "a cow"}]),
+        tmp_path / "o",
+    )
+
+    def breaks(*_: Any) -> None:
+        raise cv2.error("unknown\nerror")
+
+    monkeypatch.setattr(cv2, "grabCut", breaks)
+    for _ in range(2):  # and started again
+        index, entries = entries_of(path, root)
+        for e in entries:
+            if e.state == WAITING:
+                begin(index, e)
+        assert [e.state for e in entries] == [QUEUED, FAILED, FAILED, FAILED, QUEUED]
+        assert [e.exit_code for e in entries if e.error] == [1, 2, 2]
+        for e in entries[1:4]:
+            assert e.reason.isprintable() and e.reason.endswith("."), e.reason
+        assert "error: unknown error" in entries[1].reason and "damaged PNG" in entries[2].reason
+    monkeypatch.undo()
+    index, entries = entries_of(path, root)
+    begin(index, entries[1])
+    assert "No object was found" in entries[1].reason, "as it is without the library's error"
+
+    # the whole command, of nothing but such lines
+    only = write_lines(tmp_path / "only.jsonl", broken)
+    monkeypatch.setattr(cv2, "grabCut", breaks)
+    for _ in range(2):
+        assert run_batch(Batch(only, tmp_path / "only")) == 1
+        summary = json.loads((tmp_path / "only" / "summary.json").read_text())
+        assert summary["counts"]["failed"] == 3 and summary["status"] == "done"
+    assert "3 failed" in capsys.readouterr().out
+
+
+def test_notes_about_pictures_are_in_the_summary(tmp_path: Path) -> None:
+    toadstool().save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    path, root = write_lines(tmp_path / "p.jsonl", [{"image": "phone.jpg"}]), tmp_path / "out"
+    index, (entry,) = entries_of(path, root)
+    begin(index, entry)
+    assert entry.job is not None
+    posed = json.loads((root / entry.id / "pictures" / "pictures.json").read_text())
+    (root / entry.id / "metadata.json").write_text(json.dumps({"mesh": {"faces": 7}, "pictures": posed}))
+    done(index, entry.job, DONE)
+    refresh(index, entry)
+    report = Report(root, path)
+    row = report.row(entry)
+    assert row["faces"] == 7 and row["notes"] == "phone.jpg: The file holds 2 pictures, of which the first is used."
+    assert row["notes"] in report.card(row)
 
 
 def test_duplicates_keep_their_own_folders() -> None:
@@ -361,6 +427,26 @@ def test_files_of_a_run_travel_and_none_leaves_its_folder(tmp_path: Path) -> Non
         with pytest.raises(ValueError, match="no name"):
             write_files(b, {name: b""})
     assert not (tmp_path / "x").exists()
+
+
+def test_what_comes_of_one_actors_job_takes_no_other(tmp_path: Path) -> None:
+    """Without a cluster: what the driver does of itself."""
+    path, root = write_lines(tmp_path / "p.jsonl", [{"prompt": p} for p in ("a cow", "a cup")]), tmp_path / "out"
+    index, entries = entries_of(path, root)
+    for e in entries:
+        begin(index, e)
+    driver = RayExecutor.__new__(RayExecutor)
+    driver.index, driver.root, driver.actors = index, root, []
+    claimed = index.claim(("auto",), os.getpid())
+    assert claimed is not None
+    driver.actors = [Actor(None, None, ready=True, job=claimed[0], lock=claimed[1])]
+    with pytest.raises(ValueError, match="no name") as caught:
+        driver._take(driver.actors[0], dataclasses.asdict(claimed[0]), {"../x": b""})
+    driver._spoilt(driver.actors[0], caught.value)
+    assert driver.actors == [] and [index.get(e.id).state for e in entries] == [FAILED, QUEUED]
+    assert "no name" in index.get(entries[0].id).reason and not (root / "x").exists()
+    with pytest.raises(UsageError):  # what is not of a job stays an error of the whole
+        driver._spoilt(Actor(None, None, ready=True), UsageError("the index"))
 
 
 @pytest.fixture

@@ -247,6 +247,8 @@ def test_angles_and_recipes_are_checked(tmp_path: Path) -> None:
         picture_recipe(picture_preset("draft"), 0)
     with pytest.raises(UsageError, match="background"):
         check(Recipe("x", picture=PictureRecipe(background="magic")))
+    with pytest.raises(UsageError, match="auto, cut or keep"):
+        check(Recipe("x", picture=PictureRecipe(holes="magic")))
     recipe = picture_recipe(Recipe(method="sds", picture=PictureRecipe(azimuth=(0.0, 90.0))), 2)
     assert recipe.init == "direct" and recipe.picture.count == 2
     (tmp_path / "config.yaml").write_text(to_yaml(recipe))

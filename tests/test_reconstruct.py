@@ -78,6 +78,8 @@ def test_a_reconstruction_repeats_and_resumes_to_the_same_bytes(finished: tuple[
 
 def test_distillation_goes_on_from_the_direct_result_and_two_pictures_are_placed(tmp_path: Path) -> None:
     one, two = photographed(tmp_path / "one.jpg"), photographed(tmp_path / "two.jpg", math.pi / 2)
+    with Image.open(one) as image:  # as a phone writes them
+        image.convert("RGB").save(one, "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))], quality=92)
     short = ["--field.steps", "6", "--refine.steps", "3", "--mesh.resolution", "48", "--field.resolution", "48"]
     arguments = ["reconstruct", str(one), str(two), "--method", "sds", "--prompt", "a mushroom", *FAST, *short]
     result = polymode(*arguments, "--out", str(tmp_path / "run"), "--json")
@@ -85,6 +87,8 @@ def test_distillation_goes_on_from_the_direct_result_and_two_pictures_are_placed
     printed = json.loads(result.stdout)
     pictures = printed["metadata"]["pictures"]
     assert len(pictures) == 2 and "azimuth" in pictures[1]["estimated"]
+    told = "The file holds 2 pictures, of which the first is used."
+    assert pictures[0]["notes"] == [told] and pictures[1]["notes"] == [] and f"one.jpg: {told}\n" in result.stderr
     assert min(p["psnr"] for p in pictures) > 15
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert {e["stage"] for e in events if e["event"] == "step"} >= {"sample", "fuse1", "field", "refine"}
@@ -101,6 +105,7 @@ def test_bad_pictures_and_flags_are_one_sentence(tmp_path: Path) -> None:
         ([picture, "--elevation", "85"], "out of range"),
         ([picture, "--background", "magic"], "Unknown background"),
         ([picture, "--background", "alpha"], "no transparency"),
+        ([picture, "--holes", "magic"], "Unknown choice of holes"),
         ([picture, "--guide.blind-camera"], "cameras"),
     ):
         assert words in sentence(polymode("reconstruct", *arguments, "--out", str(out)), 2)

@@ -5,14 +5,15 @@ A line's job carries the line's identity as its group, so that job.json in the r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.batch.lines import Line
-from app.errors import DiskError, UsageError, UserError
+from app.batch.lines import Line, shown
+from app.errors import DiskError, UsageError, as_user_error
 from app.jobs import state
 from app.jobs.index import Index
 from app.jobs.state import ACTIVE, CANCELLED, DONE, FAILED, FINISHED, QUEUED, Job
@@ -79,8 +80,10 @@ class Entry:
         here = self.parts[names[k]] * self.status["step"] / max(1, self.status["steps"])
         return (before + here) / self.work()
 
-    def refuse(self, e: UserError) -> None:
-        self.error, self.exit_code = str(e), e.exit_code
+    def refuse(self, e: Exception) -> None:
+        """The line fails with one sentence, whatever it was, and the others go on."""
+        told = as_user_error(e)
+        self.error, self.exit_code = shown(str(told), 500), told.exit_code
 
 
 def group_of(line: Line) -> str:
@@ -126,13 +129,19 @@ def take_up(index: Index, lines: Sequence[Line]) -> list[Entry]:
     taken = {j.id for j in found.values()}
     for job in jobs:
         if job.id not in taken and job.state == QUEUED:
-            index.cancel(job.id)
+            with contextlib.suppress(UsageError):  # it is over, or gone, since
+                index.cancel(job.id)
     entries = [Entry(line, found.get(line.number)) for line in lines]
     for entry in entries:
         job = entry.job
         entry.fresh = job is not None and job.started is None
         if job is not None and (job.state == CANCELLED or (job.state == FAILED and job.exit_code not in FINAL)):
-            entry.job = index.resume(job.id)
+            try:
+                entry.job = index.resume(job.id)
+            except DiskError:
+                raise
+            except Exception as e:
+                entry.refuse(e)
     return entries
 
 
@@ -147,7 +156,7 @@ def begin(index: Index, entry: Entry, here: bool = True) -> None:
         entry.fresh = True
     except DiskError:
         raise
-    except UserError as e:
+    except Exception as e:  # a picture, a library: whatever a line can raise
         entry.refuse(e)
 
 
@@ -158,6 +167,8 @@ def refresh(index: Index, entry: Entry) -> bool:
         entry.job = index.get(entry.id)
         active = entry.job.state in ACTIVE
         entry.status = state.read_json(index.root / entry.id / state.PROGRESS) if active else None
-    except UsageError as e:  # its folder was moved away meanwhile
+    except DiskError:
+        raise
+    except Exception as e:  # its folder was moved away meanwhile, or its files are somebody else's
         entry.refuse(e)
     return entry.state != before

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.errors import UsageError, UserError
+from app.errors import UsageError, as_user_error
 from app.methods import METHODS
-from app.pictures.read import MAX_BYTES
+from app.pictures.read import KINDS, MAX_BYTES
 from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
 from app.text import blank, control, shown, slug, tidy
@@ -92,9 +92,10 @@ def read_line(number: int, text: str, folder: Path) -> Line:
         title = shown(titled(given) or title)
         pictures, digests = find_pictures(given.pop(("image",), None), folder)
         recipe = make_recipe(given, len(pictures))
-    except UserError as e:
-        return Line(number, title, error=shown(str(e), 500), exit_code=e.exit_code)
-    identity = hashlib.sha256(json.dumps(content(recipe, given, pictures, digests)).encode()).hexdigest()[:16]
+        identity = hashlib.sha256(json.dumps(content(recipe, given, pictures, digests)).encode()).hexdigest()[:16]
+    except Exception as e:  # a line never takes the others along
+        told = as_user_error(e)
+        return Line(number, title, error=shown(str(told), 500), exit_code=told.exit_code)
     return Line(number, title, identity, recipe, pictures)
 
 
@@ -187,7 +188,7 @@ def find_pictures(value: Any, folder: Path) -> tuple[tuple[Path, ...], tuple[str
         return (), ()
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
-        raise UsageError('"image" must be a path, or a list of paths; give PNG, JPEG or WebP files.')
+        raise UsageError(f'"image" must be a path, or a list of paths; give {KINDS} files.')
     if len(names) > MAX_PICTURES:
         raise UsageError(f"{len(names)} pictures were given; give 1 to {MAX_PICTURES} pictures of one object.")
     paths = tuple(folder / n for n in names)
@@ -195,7 +196,7 @@ def find_pictures(value: Any, folder: Path) -> tuple[tuple[Path, ...], tuple[str
     for path in paths:
         try:
             if path.exists() and not path.is_file():
-                raise UsageError(f"{path} is no picture file; give a PNG, JPEG or WebP file.")
+                raise UsageError(f"{path} is no picture file; give a {KINDS} file.")
             if path.stat().st_size > MAX_BYTES:
                 raise UsageError(
                     f"The picture {path} is larger than {MAX_BYTES // 1_000_000} MB; save a smaller copy."
@@ -203,7 +204,7 @@ def find_pictures(value: Any, folder: Path) -> tuple[tuple[Path, ...], tuple[str
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
         except (OSError, ValueError) as e:
             why = getattr(e, "strerror", None) or str(e)
-            raise UsageError(f"The picture {path} cannot be read ({why}); give a PNG, JPEG or WebP file.") from e
+            raise UsageError(f"The picture {path} cannot be read ({why}); give a {KINDS} file.") from e
     return paths, tuple(digests)
 
 

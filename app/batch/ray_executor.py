@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.errors import DiskError, MissingError, UsageError
+from app.errors import FULL, DiskError, MissingError, UsageError, as_user_error
 from app.jobs import state
 from app.jobs.index import MOST_ATTEMPTS, Index
 from app.jobs.state import CANCELLED, CANCELLING, FAILED, FINISHED, QUEUED, Job
@@ -212,7 +212,12 @@ class RayExecutor:
             handle = self.kind.remote(0 if self.gpus else self.cores)
             self.actors.append(Actor(handle, handle.ready.remote()))
         for actor in list(self.actors):
-            self._serve(actor)
+            try:
+                self._serve(actor)
+            except DiskError:
+                raise
+            except Exception as e:
+                self._spoilt(actor, e)
         return self.note if self.room else "No node of the cluster has room; waiting for one."
 
     def _serve(self, actor: Actor) -> None:
@@ -248,6 +253,8 @@ class RayExecutor:
         try:
             write_files(self.root / actor.job.id, files)
         except OSError as e:
+            if e.errno not in FULL:
+                raise
             raise DiskError(f"{self.root} cannot be written ({e.strerror}); make room, then start again.") from e
         came = Job(**job)
         if came.state in FINISHED:
@@ -256,16 +263,31 @@ class RayExecutor:
             self.index.end(came.id, came.state, came.exit_code or 0, again if cancelled else came.reason)
             self._free(actor)
 
+    def _spoilt(self, actor: Actor, e: Exception) -> None:
+        """An error that came of an actor's job: that job fails, and the others go on."""
+        if actor.job is None:
+            raise e
+        self._discard(actor)
+        told = as_user_error(e)
+        with contextlib.suppress(UsageError):  # its folder is gone
+            self.index.end(actor.job.id, FAILED, told.exit_code, str(told))
+        self._free(actor)
+
+    def _discard(self, actor: Actor) -> None:
+        """An actor that is not to be asked again; another takes its place."""
+        if actor in self.actors:
+            self.actors.remove(actor)
+        with contextlib.suppress(Exception):
+            self.ray.kill(actor.handle)
+
     def _free(self, actor: Actor) -> None:
         state.unlock(actor.lock)
         actor.job, actor.lock = None, -1
 
     def _lost(self, actor: Actor, e: Exception) -> None:
         """A node, or the actor's process, is gone, or its worker cannot be started: the job goes elsewhere."""
-        self.actors.remove(actor)
+        self._discard(actor)
         self._count()
-        with contextlib.suppress(Exception):
-            self.ray.kill(actor.handle)
         if actor.job is None:
             return
         id, why = actor.job.id, (str(e).strip().splitlines() or [type(e).__name__])[-1][:200]

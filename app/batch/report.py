@@ -86,7 +86,8 @@ class Report:
             out["seconds"] = round(job.ended - job.started, 2)
         if e.state == DONE:
             metadata = state.read_json(self.root / e.id / "metadata.json") or {}
-            out["faces"] = (metadata.get("mesh") or {}).get("faces")
+            mesh = metadata.get("mesh")
+            out["faces"] = mesh.get("faces") if isinstance(mesh, dict) else None
             out["notes"] = " ".join(state.notes(self.root / e.id, e.state)) or None
             self.thumbnail(e.id)
             self.known[e.id] = out
@@ -100,7 +101,7 @@ class Report:
         try:
             with Image.open(source, formats=("PNG",)) as image:
                 small = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError):
+        except Exception:  # whatever Pillow raises for a damaged file
             return
         small.thumbnail((WIDTH, WIDTH))
         target.parent.mkdir(exist_ok=True)

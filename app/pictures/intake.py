@@ -2,7 +2,8 @@
 
     pictures/00.png          the cut-out, in its silhouette's frame (app/pictures/cutout.py): what is worked with
     pictures/00-seen.png     what the prior is shown: posed, on mid-grey
-    pictures/pictures.json   name, background, elevation, azimuth, scale and centre of each, and which were estimated
+    pictures/pictures.json   name, background, elevation, azimuth, scale and centre of each, which were estimated, and
+                             notes: sentences about what was guessed, left out or cut
 
 A resumed or repeated run reads these, not the user's file.
 """
@@ -50,12 +51,19 @@ class Posed:
     scale: float
     centre: tuple[float, float]
     estimated: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def take(paths: Sequence[Path], options: PictureRecipe) -> list[tuple[str, Cutout]]:
     """(name, cut-out) of each picture. UsageError or MissingError in one sentence; nothing is written."""
     model = Path(options.rembg_model) if options.rembg_model else None
-    return [(path.name, cut_out(read_picture(path), options.background, model)) for path in paths]
+    out = []
+    for path in paths:
+        notes: list[str] = []
+        pixels = read_picture(path, notes)
+        cutout = cut_out(pixels, options.background, model, options.holes)
+        out.append((path.name, dataclasses.replace(cutout, notes=(*notes, *cutout.notes))))
+    return out
 
 
 def check_angles(count: int, options: PictureRecipe) -> None:
@@ -90,6 +98,7 @@ def store(run: Run, taken: Sequence[tuple[str, Cutout]], options: PictureRecipe)
             round(float(found.scale[k]), 4),
             (round(float(found.centre[k, 0]), 4), round(float(found.centre[k, 1]), 4)),
             tuple(n for n, missing in (("elevation", not given), ("azimuth", azimuth is None)) if missing),
+            cutout.notes,
         )
         with atomic(run.pictures / line.file) as path:
             rgba = (cutout.rgba.permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
@@ -110,8 +119,9 @@ def read(run: Run) -> list[Posed]:
     path = run.pictures / "pictures.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Posed(**(r | {"centre": tuple(r["centre"]), "estimated": tuple(r["estimated"])})) for r in rows]
-    except (OSError, ValueError, TypeError, KeyError) as e:
+        lists = ("centre", "estimated", "notes")
+        return [Posed(**(r | {name: tuple(r.get(name, ())) for name in lists})) for r in rows]
+    except (OSError, ValueError, TypeError, AttributeError) as e:
         raise UsageError(f"{path} is missing or damaged ({type(e).__name__}); start the run again.") from e
 
 
@@ -137,7 +147,7 @@ def load(run: Run, size: int, device: torch.device | str = "cpu") -> References:
         try:
             with Image.open(run.pictures / p.file) as image:
                 pixels = np.asarray(image.convert("RGBA"), np.float32) / 255
-        except OSError as e:
+        except (OSError, ValueError, SyntaxError) as e:
             raise UsageError(f"{run.pictures / p.file} is missing or damaged; start the run again.") from e
         fine.append(seen(torch.from_numpy(pixels).permute(2, 0, 1), p.scale, p.centre))
     joined = torch.stack(fine).to(device)

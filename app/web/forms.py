@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from app.methods import METHODS
+from app.pictures.read import KINDS, MORE, SUFFIXES
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
 from app.reconstruct import MAX_PICTURES
 from app.web.actions import MOST_SEEDS, priors
@@ -142,8 +143,8 @@ class Pictures:
 
 
 def picture_controls() -> Pictures:
-    gr.Markdown(f"1 to {MAX_PICTURES} pictures of one object, PNG, JPEG or WebP. The first is the front.")
-    files = gr.File(label="Pictures", file_count="multiple", file_types=[".png", ".jpg", ".jpeg", ".webp"], height=160)
+    gr.Markdown(f"1 to {MAX_PICTURES} pictures of one object: {KINDS}, also {MORE}. The first is the front.")
+    files = gr.File(label="Pictures", file_count="multiple", file_types=list(SUFFIXES), height=160)
     shown = gr.HTML()
     files.change(uploaded, files, shown, queue=False, show_progress="hidden", api_visibility="private")
     prompt = prompt_box("What it is, in English (may be empty)", "a red mushroom")

@@ -23,6 +23,7 @@ from app.recipes import (
     ANNEALS,
     BACKGROUNDS,
     DEVICES,
+    HOLES,
     INITS,
     MAX_PROMPT,
     PRECISIONS,
@@ -51,6 +52,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guide.cfg.kind": CFG_KINDS,
     "fdistill.divergence": DIVERGENCES,
     "picture.background": BACKGROUNDS,
+    "picture.holes": HOLES,
 }
 
 

@@ -15,7 +15,9 @@ from app.errors import UsageError
 from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
+from app.pictures.intake import read
 from app.recipes import Recipe, load_recipe
+from app.run.folder import Run
 from app.text import plainly
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
 from app.web.settings import settings, value_of
@@ -152,7 +154,6 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     if took := duration(job):
         lines.append(took)
     out = f'<h2 class="name">{e(job.title)} {badge(job.state)}</h2><p class="quiet">{e(" · ".join(lines))}</p>'
-    out += "".join(f'<p class="note">{e(n)}</p>' for n in state.notes(root / job.id, job.state))
     if job.state in (*ACTIVE, QUEUED):
         words, share = progress(root / job.id, job, place)
         out += f'<p role="status">{e(words[:1].upper() + words[1:])}.</p>' + (
@@ -161,7 +162,18 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     elif job.reason:
         reason = re.sub("`([^`]*)`", r"<code>\1</code>", e(job.reason))
         out += f'<p class="{"alert" if job.state == FAILED else "note"}">{reason}</p>'
-    return out
+    found = dict.fromkeys([*state.notes(root / job.id, job.state), *of_pictures(root / job.id)])
+    return out + "".join(f'<p class="note">{e(n)}</p>' for n in found)
+
+
+def of_pictures(folder: Path) -> list[str]:
+    """What was guessed, left out or cut of a run's pictures: known before the run starts."""
+    if not (folder / "pictures" / "pictures.json").is_file():
+        return []
+    try:
+        return [f"{p.source}: {n}" for p in read(Run(folder)) for n in p.notes]
+    except UsageError:
+        return []
 
 
 def live(root: Path, job: Job | None) -> str:
