@@ -21,6 +21,7 @@ import imageio_ffmpeg
 import pytest
 
 from app.batch.report import Report
+from app.compare.cells import Made, load_made, save_made
 from app.errors import UsageError
 from app.jobs import state
 from app.jobs.index import Index
@@ -196,6 +197,9 @@ def test_checkpoints_and_reports_in_a_folder_that_is_no_text(tmp_path: Path) -> 
     run.save_checkpoint("toy", {"x": torch.arange(3.0)}, 7)
     found = run.load_checkpoint("toy")
     assert found is not None and found[1] == 7 and found[0]["x"].tolist() == [0, 1, 2]
+    made = Made(torch.zeros(4, 7, 2, 2), None, None, {"collapsed": None})
+    save_made(run.folder / "cell.safetensors", made)
+    assert load_made(run.folder / "cell.safetensors").facts == made.facts
     report = Report(run.folder, Path(f"{ODD}.jsonl"))
     report.write([], "done", 1.0)
     assert f"b{chr(0xFFFD)}: #50%.jsonl" in (run.folder / "index.html").read_text(encoding="utf-8")

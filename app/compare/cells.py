@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -44,6 +43,7 @@ from guidance.direct import to_frames
 from guidance.method import Asked, Guidance, Shown
 from guidance.prior import Views
 from guidance.priors.embedded import EmbeddedPrior
+from guidance.tensors import read_tensors
 from renderers.cameras import make_cameras, orbit
 from renderers.fields import blob_field
 from renderers.volume import render_field
@@ -86,9 +86,8 @@ def save_made(path: Path, made: Made) -> None:
 
 
 def load_made(path: Path) -> Made:
-    with safe_open(path, "pt") as file:
-        tensors = {k: file.get_tensor(k).float() / 255 for k in file.keys()}
-        facts = json.loads(file.metadata()["facts"])
+    stored, metadata = read_tensors(path)
+    tensors, facts = {k: v.float() / 255 for k, v in stored.items()}, json.loads(metadata["facts"])
     return Made(tensors.get("frames"), tensors.get("judged"), tensors.get("turntable"), facts)
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from app.errors import FULL, DiskError, UsageError
 from app.recipes import Recipe, to_yaml
 from app.text import quoted, slug, to_json
+from guidance.tensors import read_tensors
 
 OUTPUTS = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
 STREAMS = ("init", "camera", "time", "noise", "jitter")
@@ -96,9 +97,8 @@ class Run:
         if not path.is_file():
             return None
         try:
-            data = path.read_bytes()  # safetensors itself opens no path that is not UTF-8
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            return load(data), int(header["__metadata__"]["step"])
+            tensors, metadata = read_tensors(path)
+            return tensors, int(metadata["step"])
         except Exception as e:
             raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
 

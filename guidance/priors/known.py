@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from guidance.errors import MissingWeights
 from guidance.priors.text import TextEmbedding, TextEncoder
+from guidance.tensors import read_tensors
 
 FILE = "known.safetensors"
 UNKNOWN = 0.4  # a largest cosine below it says nothing: nonsense and other languages have as much (docs/prior.md)
@@ -88,10 +88,9 @@ def load_known(folder: Path) -> Known | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            a, b = json.loads(metadata["fit"])
-            e, center = file.get_tensor("embeddings").float(), file.get_tensor("center").float()
+        tensors, metadata = read_tensors(path)
+        a, b = json.loads(metadata["fit"])
+        e, center = tensors["embeddings"].float(), tensors["center"].float()
         return Known(json.loads(metadata["names"]), e, center, (float(a), float(b)))
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise MissingWeights(f"{path} is damaged; reinstall Polymode or delete the file to run without it.") from error
