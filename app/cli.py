@@ -1,5 +1,5 @@
-"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `serve`,
-`models list`, `doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The `polymode` command: runs what app/commands.py parsed, and says what came out. Exit codes as in
+docs/conventions.md."""
 
 from __future__ import annotations
 
@@ -7,75 +7,16 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
-
-import tyro
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
-from app.batch.options import Batch
-from app.compare.options import Compare
+from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
 from app.errors import NO_MEMORY, OUT_OF_MEMORY, UsageError, UserError, out_of_memory
-from app.evaluate.options import Evaluate
-from app.jobs.options import Jobs
-from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset
-from app.web.options import Serve
+from app.recipes import Recipe, check, load_recipe, preset
 
 if TYPE_CHECKING:
     from app.run.folder import Run
     from app.run.work import Clock
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Turn a prompt into a textured GLB, a turntable and a contact sheet, in a run folder of their own."""
-
-    prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROMPT")] = ""
-    """What to make, in English."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
-    out: Path | None = None
-    """The run folder: new or empty. Default: runs/PROMPT-TIME."""
-    resume: Path | None = None
-    """Continue the run in this folder with its own config.yaml; other flags are not allowed beside it."""
-    json: bool = False
-    """Print the result, or the error, as one JSON object on stdout."""
-
-
-@dataclass(frozen=True)
-class Reconstruct:
-    """Turn one picture of an object, or several, into a textured GLB, a turntable and a contact sheet."""
-
-    pictures: tyro.conf.Positional[tuple[Path, ...]]
-    """PNG, JPEG or WebP files of one object. The first is the front."""
-    prompt: str = ""
-    """What it is, in English; may be left out."""
-    options: Annotated[PictureRecipe, tyro.conf.arg(name="")] = field(default_factory=PictureRecipe)
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: picture_preset("draft"))
-    out: Path | None = None
-    """The run folder: new or empty. Default: runs/PROMPT-TIME, or runs/PICTURE-TIME. `polymode generate --resume`
-    continues it."""
-    json: bool = False
-    """Print the result, or the error, as one JSON object on stdout."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """What priors there are, their licence, and whether their weights are on disk."""
-
-    action: tyro.conf.Positional[Literal["list"]] = "list"
-    """list: the table."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check this machine: packages, kernels, weights, video encoder. Exit code 3 if something needed is missing."""
-
-    compile: bool = False
-    """Only compile the CPU kernels (part of set-up)."""
 
 
 def _emit(value: Any) -> None:
@@ -120,12 +61,13 @@ def run_reconstruct(a: Reconstruct) -> int:
 def ready(recipe: Recipe) -> Clock:
     """Refuse what cannot run before anything is written. The run's clock."""
     from app.models import require
+
+    require(recipe.prior)  # before torch loads: what is missing is said at once
     from app.run.work import Clock, choose_device
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED
     choose_device(recipe.device)
-    require(recipe.prior)
     return clock
 
 
@@ -176,44 +118,16 @@ def run_doctor(a: Doctor) -> int:
     return 3 if any(f.ok is False for f in findings) else 0
 
 
-def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
-    """The preset's recipe, by `of`, so that --preset sets the defaults of the flags beside it."""
-    name = "draft"
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif word.startswith("--preset="):
-            name = word.split("=", 1)[1]
-    return of(name)
-
-
-def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Serve | Models | Doctor:
-    generate, reconstruct = Generate(), Reconstruct(())
-    if argv[:1] == ["generate"]:
-        generate = Generate(recipe=default_recipe(argv, preset))
-    if argv[:1] == ["reconstruct"]:
-        reconstruct = Reconstruct((), recipe=default_recipe(argv, picture_preset))
-    kind = (
-        Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
-        | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct", default=reconstruct)]
-        | Annotated[Batch, tyro.conf.subcommand("batch")]
-        | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Jobs, tyro.conf.subcommand("jobs")]
-        | Annotated[Serve, tyro.conf.subcommand("serve")]
-        | Annotated[Models, tyro.conf.subcommand("models")]
-        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    )
-    return tyro.cli(kind, args=argv, prog="polymode")  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
-
-
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point of the `polymode` command. Exits with the codes of docs/conventions.md."""
     argv = sys.argv[1:] if argv is None else argv
     as_json = "--json" in argv
     try:
         a = parse(argv)
-        if isinstance(a, Generate):
+        if isinstance(a, str):
+            sys.stdout.write(a)
+            code = 0
+        elif isinstance(a, Generate):
             code = run_generate(a)
         elif isinstance(a, Reconstruct):
             code = run_reconstruct(a)
@@ -240,6 +154,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         elif isinstance(a, Models):
             code = run_models(a)
         else:
+            assert isinstance(a, Doctor)
             code = run_doctor(a)
     except UserError as e:
         code = fail(str(e), e.exit_code, as_json)

@@ -6,13 +6,16 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from app.errors import MissingError, UsageError
 from guidance.errors import MissingWeights
-from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.embedded_weights import read_config, read_shards
+from guidance.priors.embedded_files import read_config, read_shards
+
+if TYPE_CHECKING:
+    import torch
+
+    from guidance.priors.embedded import EmbeddedPrior
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def require(name: str) -> None:
 def load_prior(name: str, device: torch.device, precision: str = "float32") -> EmbeddedPrior:
     """By alias or folder, in a precision of app/recipes.py. UsageError for a name that is neither, MissingError where
     the weights are absent or damaged."""
+    from guidance.priors.embedded import EmbeddedPrior  # seconds to import: not for a list of models
+
     try:
         return EmbeddedPrior.load(weights_folder(name), device, name, precision)
     except MissingWeights as e:

@@ -14,8 +14,8 @@ from gradio.components import Component
 from app.methods import METHODS
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
 from app.reconstruct import MAX_PICTURES
+from app.settings import Setting, groups, settings, value_of
 from app.web.actions import MOST_SEEDS, priors
-from app.web.settings import Setting, groups, settings, value_of
 from app.web.style import RANDOM
 
 METHOD_CHOICES = [

@@ -15,8 +15,8 @@ from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.recipes import Recipe, load_recipe
+from app.settings import settings, value_of
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
-from app.web.settings import settings, value_of
 
 STAGES = {"sample": "sampling views", "field": "growing the field", "mesh": "taking the mesh", "refine": "refining"}
 MOST_SHOWN = 12  # of the jobs at work

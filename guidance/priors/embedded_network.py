@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from guidance.priors.embedded_files import CAMERA_WIDTH
 from guidance.priors.refinement import Refinement
 from guidance.priors.text import WIDTH, TextEmbedding
 
 CHANNELS = 7
 PATCH = 4
-CAMERA_WIDTH = 16
 TIME_WIDTH = 16
 IS_PICTURE = 11  # of the camera vector
 CONDITION_WIDTH = CAMERA_WIDTH + TIME_WIDTH + WIDTH
