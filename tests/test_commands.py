@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import subprocess
 
 import pytest
+import yaml
 
 from app.commands import Generate, Reconstruct, completion, pages, parse
 from app.compare.options import Compare
@@ -47,7 +47,7 @@ def test_help_all_has_every_setting() -> None:
     assert len(names) > 100 and not [n for n in names if f"--{n}" not in text]
 
 
-def test_every_command_has_help_with_its_examples_and_without_torch_words() -> None:
+def test_every_command_has_help_with_its_examples() -> None:
     for name, page in pages([]).items():
         text = parse([name, "--help"])
         assert isinstance(text, str) and text.startswith(f"usage: polymode {name}")
@@ -72,8 +72,9 @@ def test_short_names_are_the_long_ones(short: str, long: str, value: str) -> Non
     for command in (["generate", "a key"], ["reconstruct", "a.png"]):
         one, other = parse([*command, short, value]), parse([*command, long, value])
         assert isinstance(one, Generate | Reconstruct) and one == other
-        assert one.recipe != parse(command).recipe  # pyright: ignore[reportAttributeAccessIssue]
-        assert set(to_yaml(one.recipe).splitlines()) - set(to_yaml(preset("draft")).splitlines())
+        group, name = long.removeprefix("--").split(".")
+        saved = yaml.safe_load(to_yaml(one.recipe))
+        assert str(saved[group][name]) == value and saved.keys() == yaml.safe_load(to_yaml(preset("draft"))).keys()
     given = int(value) if value.isdigit() else value
     assert with_settings(preset("draft"), {short: given}) == with_settings(preset("draft"), {long: given})
 
@@ -91,11 +92,7 @@ def test_flags_beside_a_preset_change_it() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    import importlib.metadata
-
-    assert re.match(
-        rf"polymode {re.escape(importlib.metadata.version('polymode'))} \(Python 3\.\d+", str(parse(["--version"]))
-    )
+    assert str(parse(["--version"])).startswith(f"polymode {version('polymode')} (Python 3.")
 
 
 def test_wrong_words_are_one_sentence_that_says_what_is_right() -> None:
@@ -133,9 +130,7 @@ def test_bash_completes_commands_and_choices() -> None:
     script = completion("bash")
     assert set(pages([])) <= set(complete(script, "polymode"))
     assert set(NAMES) <= set(complete(script, "polymode", "generate", "--method"))
-    assert complete(script, "polymode", "generate", "--precision") == sorted(PRECISIONS, reverse=True) or set(
-        complete(script, "polymode", "generate", "--precision")
-    ) == set(PRECISIONS)
+    assert set(complete(script, "polymode", "generate", "--precision")) == set(PRECISIONS)
 
 
 def test_the_parser_still_takes_any_name_and_the_check_refuses_it() -> None:
