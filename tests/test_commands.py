@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+from importlib.metadata import version
 
 import pytest
 import yaml
