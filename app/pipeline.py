@@ -8,7 +8,7 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,6 @@ from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, weights_folder
-from app.pictures.intake import References, load, read, write
-from app.pictures.place import estimate_azimuths
-from app.pictures.report import reproduction
 from app.recipes import Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
@@ -49,6 +46,9 @@ from renderers.mesh import render_mesh, vertex_normals
 from renderers.raster import RasterizeCpuContext, make_context
 from renderers.remesh import remesh
 from renderers.volume import render_field
+
+if TYPE_CHECKING:
+    from app.pictures.intake import References
 
 LIVE = 64  # pixels of a live turntable, before it is enlarged
 
@@ -126,6 +126,8 @@ def _generate(
         for i, c in enumerate(candidates)
     ]
     if job.references is not None:
+        from app.pictures.intake import read
+
         rows = zip(read(run), reproduced, strict=True)
         result["pictures"] = [dataclasses.asdict(p) | r for p, r in rows]
     if known is not None:
@@ -137,6 +139,9 @@ def _generate(
 
 def references(job: Work) -> References:
     """The run's pictures; those that nobody placed are placed by the prior first (app/pictures/place.py)."""
+    from app.pictures.intake import load, read, write
+    from app.pictures.place import estimate_azimuths
+
     size = job.prior.frame_shape[-1]
     found, posed = load(job.run, size, job.device), read(job.run)
     unknown = [k for k, p in enumerate(posed) if p.azimuth is None]
@@ -357,6 +362,8 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
         except VideoError as e:
             raise MissingError(f"{e} The mesh is in {glb}; reinstall imageio-ffmpeg for the turntable.") from e
         if job.references is not None and shape.light is not None:
+            from app.pictures.report import reproduction
+
             sheet = run.pictures / "compare.png"
             reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)

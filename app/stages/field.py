@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from app.optimize import Optimization, StepResult
@@ -43,6 +42,8 @@ def field_of_mesh(vertices: Tensor, faces: Tensor, colors: Tensor, resolution: i
     With d the signed distance in cells: softplus'd density rises to SOLID within a cell inside, and outside falls so
     slowly that guidance can still grow something there. Each grid vertex takes the nearest mesh vertex's colour.
     """
+    from scipy.spatial import KDTree
+
     cells = signed_distance(vertices, faces, resolution, band=3.0) * (resolution - 1) / 2
     height = torch.where(cells > 0, SOLID * cells.clamp(max=1), EMPTY * cells / 3)
     points = vertex_positions(resolution).reshape(-1, 3).numpy()

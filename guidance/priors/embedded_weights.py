@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from guidance.errors import MissingWeights
 from guidance.priors.embedded_files import CAMERA_WIDTH, FORMAT, read_shards
 from guidance.priors.embedded_network import CHANNELS, PATCH, build_network, to
+from guidance.priors.unet import UNet2DConditionModel
 
 SHARD_BYTES = 14_000_000
 
