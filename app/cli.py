@@ -13,6 +13,7 @@ from app import STARTED
 from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
 from app.errors import NO_MEMORY, OUT_OF_MEMORY, UsageError, UserError, out_of_memory
 from app.recipes import Recipe, check, load_recipe, preset
+from app.startup import loading
 
 if TYPE_CHECKING:
     from app.run.folder import Run
@@ -63,7 +64,9 @@ def ready(recipe: Recipe) -> Clock:
     from app.models import require
 
     require(recipe.prior)  # before torch loads: what is missing is said at once
-    from app.run.work import Clock, choose_device
+    with loading():
+        import app.pipeline  # noqa: F401
+        from app.run.work import Clock, choose_device
 
     clock = Clock(began=STARTED)
     clock.parts["imports"] = time.perf_counter() - STARTED

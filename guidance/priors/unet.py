@@ -30,14 +30,15 @@ COPY: dict[str, ModuleType] = {}
 
 @contextmanager
 def out_of_sight(names: tuple[str, ...]) -> Iterator[None]:
-    """Those of `names` that are not imported yet cannot be: Python's own way to say that a package is not there."""
-    hidden = [n for n in names if n not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    """None of `names` can be imported: None is Python's own way to say that a package is not there."""
+    before = {n: sys.modules[n] for n in names if n in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # pyright: ignore[reportArgumentType, reportCallIssue]
     try:
         yield
     finally:
-        for n in hidden:
+        for n in names:
             sys.modules.pop(n, None)
+        sys.modules.update(before)
 
 
 @contextmanager
