@@ -115,10 +115,12 @@ def run_doctor(a: Doctor) -> int:
     if a.compile:
         compile_everything()
         return 0
-    findings = examine()
-    for f in findings:
+    missing = 0
+    for f in examine():
         sys.stdout.write(f"{'ok  ' if f.ok else '    ' if f.ok is None else 'MISSING '}{f.text}\n")
-    return 3 if any(f.ok is False for f in findings) else 0
+        sys.stdout.flush()
+        missing += f.ok is False
+    return 3 if missing else 0
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from guidance.priors.embedded import EmbeddedPrior
 
+SHIPPED = ("embedded", "embedded-picture")
+
 
 @dataclass(frozen=True)
 class Model:

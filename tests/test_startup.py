@@ -91,3 +91,81 @@ def test_what_needs_no_network_loads_none(line: str, runs: Path) -> None:
 def test_a_refusal_loads_nothing_either(line: str, expected: int, runs: Path) -> None:
     code, loaded, output = asked(*line.split(), cwd=runs)
     assert code == expected and not loaded, output
+
+
+FIRST_STAGE = """
+import json, sys
+from app.cli import ready
+from app.models import load_prior
+from app.recipes import Recipe
+clock = ready(Recipe("a mushroom"))
+import torch
+prior = load_prior("embedded", torch.device("cpu"))
+prior.text("a mushroom")
+wanted = {"torch", "numba", "app.pipeline", "guidance.priors.embedded"}
+seen = [m for m in sys.argv[1].split(",") if m in sys.modules]
+print(json.dumps([sorted(wanted & set(sys.modules)) == sorted(wanted), seen]))
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    """What a process of its own prints."""
+    r = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+
+def test_a_run_begins_without_what_its_first_stage_does_not_use() -> None:
+    late = "diffusers,transformers,peft,accelerate,torch._dynamo,sympy,skimage,scipy.stats,scipy.ndimage,trimesh,cv2"
+    begun, seen = json.loads(python(FIRST_STAGE, late + ",gradio,ray,pandas,xatlas,fast_simplification"))
+    assert begun and not seen
+
+
+SAME_NETWORK = """
+import torch
+from guidance.priors.embedded_network import build_network
+from guidance.priors import unet
+assert unet.COPY, "diffusers was imported whole"
+small = dict(channels=(16, 32, 48), refined=False)
+ours = build_network(**small)
+import diffusers
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel as Whole
+assert diffusers.utils.is_transformers_available() and diffusers.utils.USE_PEFT_BACKEND
+assert Whole is not unet.UNet2DConditionModel and hasattr(diffusers, "StableDiffusionPipeline")
+from guidance.priors.embedded_network import FrameAttention
+whole = Whole(**{k: v for k, v in ours.config.items() if not k.startswith("_")})
+whole.set_attn_processor(FrameAttention())
+print(whole.load_state_dict(ours.state_dict()))
+g = torch.Generator().manual_seed(1)
+z, text = torch.randn(4, ours.config["in_channels"], 16, 16, generator=g), torch.randn(4, 5, 384, generator=g)
+told = torch.randn(4, ours.config["projection_class_embeddings_input_dim"], generator=g)
+more = dict(class_labels=told, cross_attention_kwargs={"frames": 4}, return_dict=False)
+with torch.no_grad():
+    a, b = (n(z, torch.arange(4), text, **more)[0] for n in (ours.eval(), whole.eval()))
+assert torch.equal(a, b) and a.std() > 0
+"""
+
+
+def test_the_network_is_diffusers_own_and_diffusers_is_whole_for_others() -> None:
+    assert "All keys matched" in python(SAME_NETWORK)
+
+
+def test_the_text_encoder_is_bert() -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    from guidance.priors.text import model_directory
+    from tests.tiny import text_encoder
+
+    folder = model_directory()
+    bert = BertModel(BertConfig.from_json_file(str(folder / "config.json")), add_pooling_layer=False)
+    state = {k.removeprefix("bert."): v for k, v in load_file(folder / "model.safetensors").items()}
+    bert.load_state_dict({k: v for k, v in state.items() if not k.startswith("pooler.") and "position_ids" not in k})
+    encoder, prompts = text_encoder(), ["a red barrel with iron rings", "", "a key"]
+    got = encoder(prompts)
+    ids = [encoder.tokenizer.encode(p).ids for p in prompts]
+    padded = torch.tensor([i + [0] * (got.mask.shape[1] - len(i)) for i in ids])
+    with torch.no_grad():
+        want = bert.eval()(input_ids=padded, attention_mask=got.mask.long()).last_hidden_state
+    assert (got.tokens - want * got.mask[..., None]).abs().max() < 1e-5 and got.tokens.std() > 0.1

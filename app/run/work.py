@@ -137,7 +137,7 @@ def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: l
         "polymode",
         "torch",
         "diffusers",
-        "transformers",
+        "tokenizers",
         "numba",
         "numpy",
         "scikit-image",
