@@ -6,14 +6,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
 from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
 from app.errors import NO_MEMORY, OUT_OF_MEMORY, UsageError, UserError, out_of_memory
 from app.recipes import Recipe, check, load_recipe, preset
-from app.startup import loading
+from app.startup import carry_out, loading, ready
 
 if TYPE_CHECKING:
     from app.run.folder import Run
@@ -44,7 +43,7 @@ def run_generate(a: Generate) -> int:
         recipe = dataclasses.replace(a.recipe, prompt=a.prompt.strip())
         check(recipe)
         run = None
-    clock = ready(recipe)
+    clock = begin(recipe)
     return finish(recipe, run or create_run(recipe, a.out), clock, a.json)
 
 
@@ -53,38 +52,24 @@ def run_reconstruct(a: Reconstruct) -> int:
 
     recipe = dataclasses.replace(a.recipe, prompt=a.prompt, picture=a.options)
     recipe = picture_recipe(recipe, len(a.pictures))
-    clock = ready(recipe)
+    clock = begin(recipe)
     with clock.part("pictures_in"):
         run = prepare(a.pictures, recipe, a.out)
     return finish(recipe, run, clock, a.json)
 
 
-def ready(recipe: Recipe) -> Clock:
-    """Refuse what cannot run before anything is written. The run's clock."""
-    from app.models import require
-
-    require(recipe.prior)  # before torch loads: what is missing is said at once
+def begin(recipe: Recipe) -> Clock:
+    """Load what the run needs, in a process that is there for it alone."""
     with loading():
-        import app.pipeline  # noqa: F401
-        from app.run.work import Clock, choose_device
-
-    clock = Clock(began=STARTED)
-    clock.parts["imports"] = time.perf_counter() - STARTED
-    choose_device(recipe.device)
-    return clock
+        return ready(recipe, STARTED)
 
 
 def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
     """Run it, and say what came out."""
-    from app.jobs.foreground import foreground
-    from app.pipeline import generate
     from app.run.progress import Progress
     from app.run.work import folder_of
 
-    progress = Progress()
-    progress.say(f"Run folder: {run.folder}")
-    with foreground(run, recipe):
-        result = generate(recipe, run, progress, clock)
+    result = carry_out(recipe, run, clock, Progress())
     files = folder_of(run)
     if as_json:
         _emit({"status": "done", "folder": str(run.folder), "files": files, "metadata": result})

@@ -95,10 +95,10 @@ def test_a_refusal_loads_nothing_either(line: str, expected: int, runs: Path) ->
 
 FIRST_STAGE = """
 import json, sys
-from app.cli import ready
+from app.cli import begin
 from app.models import load_prior
 from app.recipes import Recipe
-clock = ready(Recipe("a mushroom"))
+clock = begin(Recipe("a mushroom"))
 import torch
 prior = load_prior("embedded", torch.device("cpu"))
 prior.text("a mushroom")

@@ -238,10 +238,10 @@ def put(tree: dict[str, Any], path: Names, value: Any) -> None:
     for part in path[:-1]:
         below = at.get(part)
         if not isinstance(below, dict):
-            raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help` lists them.")
+            raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help-all` lists them.")
         at = below
     if path[-1] not in at or path == ("picture", "count"):
-        raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help` lists them.")
+        raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help-all` lists them.")
     if isinstance(at[path[-1]], dict):
         if value == {}:
             return

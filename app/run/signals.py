@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 def stop_signals(then: Callable[[int, bool], None] | None = None) -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM are noted; yields whether one came. `then(signal, again)` is called with each, `again` where
     it was not the first."""
+    if threading.current_thread() is not threading.main_thread():  # a library's user: only the main thread hears them
+        yield lambda: False
+        return
     came = False
 
     def note(signum: int, frame: object) -> None:
