@@ -24,12 +24,14 @@ from app.pictures.read import MAX_BYTES
 from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset
 from app.reconstruct import MAX_PICTURES, picture_recipe
 from app.run.folder import slug
+from app.settings import every_setting
 
 MAX_FILE = 10_000_000
 MAX_LINES = 10_000
 MAX_LINE = 100_000
 PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(PictureRecipe) if f.name != "count")
 Names = tuple[str, ...]
+SHORT: dict[str, Names] = {s.short.replace("-", "_"): s.path for s in every_setting().values() if s.short}
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ def flatten(data: dict[str, Any]) -> dict[Names, Any]:
 
 
 def full(path: Names) -> Names:
-    """Where config.yaml has what the command line calls DSD.HOLD, or BACKGROUND."""
+    """Where config.yaml has what the command line calls DSD.HOLD, FACES, or BACKGROUND."""
+    if len(path) == 1 and path[0] in SHORT:
+        return SHORT[path[0]]
     if path[0] in METHODS:
         return ("methods", *path)
     return ("picture", *path) if len(path) == 1 and path[0] in PICTURE_FIELDS else path
