@@ -71,14 +71,12 @@ def fusion_residual(shape: Shape, frames: Tensor, cameras: Cameras) -> float:
     return float((off[:, :3].mean() + off[:, 3:4].mean() + off[:, 4:].mean()) / 3)
 
 
-def own_score(
-    prior: Prior, prompt: str, shape: Shape, seed: int, picture: Picture | None = None, front: float = 0.0
-) -> float:
-    """`prior_score` of four renders, 90 degrees apart from the front; the noise follows from `seed` alone. `front`:
-    azimuth (radians) of the `picture` that the prior is told of."""
+def own_score(prior: Prior, prompt: str, shape: Shape, seed: int, picture: Picture | None = None) -> float:
+    """`prior_score` of four renders, 90 degrees apart from the front; the noise follows from `seed` alone. `picture`:
+    what the prior is told of."""
     cameras = orbit(VIEWS, math.radians(SCORE_ELEVATION), device=shape.vertices.device)
     frames = shape.frames(cameras, prior.frame_shape[-1])
-    conditions = joint_conditions(prior, prompt, cameras.azimuth - front, cameras.elevation, picture)
+    conditions = joint_conditions(prior, prompt, cameras.azimuth, cameras.elevation, picture)
     return prior_score(prior, frames, conditions, torch.Generator().manual_seed(seed))
 
 

@@ -4,15 +4,16 @@ docs/conventions.md."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
 from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
-from app.errors import NO_MEMORY, OUT_OF_MEMORY, UsageError, UserError, out_of_memory
-from app.recipes import Recipe, check, load_recipe, preset
+from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
+from app.recipes import Recipe, check, load_recipe, preset, tidied
 from app.startup import carry_out, loading, ready
+from app.streams import flushed, ignore_hangup, outlive
+from app.text import to_json
 
 if TYPE_CHECKING:
     from app.run.folder import Run
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _emit(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(to_json(value, encoding=sys.stdout.encoding) + "\n")
 
 
 def run_generate(a: Generate) -> int:
@@ -40,7 +41,7 @@ def run_generate(a: Generate) -> int:
         if not run.checkpoints.is_dir() or not run.previews.is_dir():
             raise UsageError(f"{a.resume} is not a run folder (checkpoints/ or previews/ is missing).")
     else:
-        recipe = dataclasses.replace(a.recipe, prompt=a.prompt.strip())
+        recipe = tidied(dataclasses.replace(a.recipe, prompt=a.prompt))
         check(recipe)
         run = None
     clock = begin(recipe)
@@ -110,10 +111,13 @@ def run_doctor(a: Doctor) -> int:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point of the `polymode` command. Exits with the codes of docs/conventions.md."""
+    outlive()
     argv = sys.argv[1:] if argv is None else argv
     as_json = "--json" in argv
     try:
         a = parse(argv)
+        if not isinstance(a, Serve):  # what a run costs is lost with its terminal; a page can be started again
+            ignore_hangup()
         if isinstance(a, str):
             sys.stdout.write(a)
             code = 0
@@ -146,21 +150,30 @@ def main(argv: list[str] | None = None) -> NoReturn:
         else:
             assert isinstance(a, Doctor)
             code = run_doctor(a)
+    except SystemExit as e:  # a help text, or flags that tyro refuses
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
     except UserError as e:
         code = fail(str(e), e.exit_code, as_json)
     except KeyboardInterrupt:
         code = fail("Interrupted.", 130, as_json)
+    except OSError as e:
+        if e.errno not in (*REFUSED, *FULL) or e.filename is None:
+            raise
+        kind = DiskError if e.errno in FULL else UsageError
+        code = fail(f"{e.filename} cannot be used ({e.strerror}); choose another.", kind.exit_code, as_json)
     except (MemoryError, RuntimeError) as e:
         if not out_of_memory(e):
             raise
         code = fail(NO_MEMORY, OUT_OF_MEMORY, as_json)
+    if (lost := flushed()) and not code:
+        code = fail(f"The output cannot be written ({lost.strerror}); send it elsewhere.", DiskError.exit_code, False)
     sys.exit(code)
 
 
 def fail(sentence: str, code: int, as_json: bool) -> int:
     if as_json:
         _emit({"status": "error", "exit_code": code, "error": sentence})
-    sys.stderr.write(f"polymode: {sentence}\n")
+    sys.stderr.write(f"polymode: {' '.join(sentence.splitlines())}\n")
     return code
 
 

@@ -76,7 +76,7 @@ def weights(model: Model) -> Finding:
     """Whether a prior's files are whole."""
     try:
         read_shards(model.folder)
-    except MissingWeights as e:
+    except (MissingWeights, OSError) as e:
         return Finding(False, str(e))
     return Finding(True, f"Prior {model.alias}: weights complete, checksums right")
 
@@ -96,14 +96,14 @@ def with_torch() -> Iterator[Finding]:
 
         TextEncoder()
         yield Finding(True, "Text encoder: MiniLM-L6, checksum right")
-    except MissingWeights as e:
+    except (MissingWeights, OSError) as e:
         yield Finding(False, str(e))
     try:
         from guidance.priors.embedded_weights import load_network
 
         load_network(known_models()[0].folder, "cpu")
         yield Finding(True, "The prior's network takes its weights")
-    except MissingWeights as e:
+    except (MissingWeights, OSError) as e:
         yield Finding(False, str(e))
     try:
         with loading():

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.text import quoted
+
 
 class UserError(Exception):
     """Base of the errors that end a command with a sentence."""
@@ -54,6 +56,7 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "memory" in str(e).lower())
 
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # of a path, by the system
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -70,5 +73,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         why = os.strerror(number) if number else str(e).split(" (os error")[0].split(": ")[-1]
         raise DiskError(
-            f"{folder} cannot be written ({why}). Make room, then continue with `polymode generate --resume {folder}`."
+            f"{folder} cannot be written ({why}). Make room, then continue with `polymode generate --resume "
+            f"{quoted(folder)}`."
         ) from e

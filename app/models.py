@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import MissingError, UsageError
+from app.text import shown
 from guidance.errors import MissingWeights
 from guidance.priors.embedded_files import read_config, read_shards
 
@@ -35,12 +38,14 @@ class Model:
             read_config(self.folder)
         except MissingWeights:
             return f"weights not on disk ({self.folder})"
+        except OSError as e:
+            return f"weights cannot be read ({self.folder}: {e.strerror})"
         return "ready"
 
 
 def models_folder() -> Path:
     """Where a user keeps other exported priors: $POLYMODE_MODELS, or ~/.polymode/models."""
-    return Path(os.environ.get("POLYMODE_MODELS", Path.home() / ".polymode" / "models"))
+    return Path(os.environ.get("POLYMODE_MODELS") or os.path.expanduser("~/.polymode/models"))
 
 
 def known_models() -> list[Model]:
@@ -68,7 +73,7 @@ def known_models() -> list[Model]:
         ),
     ]
     taken = {m.alias for m in table}
-    if models_folder().is_dir():
+    with suppress(OSError):  # a folder that is closed to us has nothing for us
         for folder in sorted(models_folder().iterdir()):
             if folder.name not in taken and (folder / "config.json").is_file():
                 table.append(Model(folder.name, "exported weights", "see the folder", folder))
@@ -80,8 +85,11 @@ def weights_folder(name: str) -> Path:
     table = {m.alias: m for m in known_models()}
     if name in table:
         return table[name].folder
-    if Path(name).is_dir() or "/" in name:
-        return Path(name)
+    try:
+        if Path(name).is_dir() or "/" in name:
+            return Path(name)
+    except OSError as e:  # too long a name, a folder that is closed to us
+        raise UsageError(f"The prior {shown(name)!r} cannot be read ({e.strerror}); give another.") from e
     raise UsageError(
         f"Unknown prior {name!r}; use one of {', '.join(table)}, or the path of a folder of exported weights."
     )
@@ -89,10 +97,26 @@ def weights_folder(name: str) -> Path:
 
 def require(name: str) -> None:
     """Refuse, before anything is written, a prior that is unknown, or whose files are absent or damaged."""
+    folder = weights_folder(name)
     try:
-        read_shards(weights_folder(name))
+        with unreadable(folder):
+            read_shards(folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:  # a config.json of somebody else's
+        raise MissingError(
+            f"{folder / 'config.json'} is not a Polymode prior's configuration; restore the file or choose another "
+            "--prior."
+        ) from e
+
+
+@contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    """MissingError, in one sentence, for weights in `folder` that are absent, damaged or closed to us."""
+    try:
+        yield
     except MissingWeights as e:
         raise MissingError(str(e)) from e
+    except OSError as e:
+        raise MissingError(f"The weights in {folder} cannot be read ({e.strerror}); see who may read them.") from e
 
 
 def load_prior(name: str, device: torch.device, precision: str = "float32") -> EmbeddedPrior:
@@ -100,7 +124,6 @@ def load_prior(name: str, device: torch.device, precision: str = "float32") -> E
     the weights are absent or damaged."""
     from guidance.priors.embedded import EmbeddedPrior  # seconds to import: not for a list of models
 
-    try:
-        return EmbeddedPrior.load(weights_folder(name), device, name, precision)
-    except MissingWeights as e:
-        raise MissingError(str(e)) from e
+    folder = weights_folder(name)
+    with unreadable(folder):
+        return EmbeddedPrior.load(folder, device, name, precision)

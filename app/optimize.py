@@ -19,6 +19,7 @@ from torch import Tensor
 from app.errors import Cancelled, CollapseError
 from app.run.folder import Run
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.method import Guidance
 from renderers.frames import Rendered
 
@@ -163,7 +164,7 @@ def optimize(
         timings.pictures += time.perf_counter() - mark
         if cancelled:
             run.event("cancelled", stage=stage, step=done)
-            again = f"continue with `polymode generate --resume {run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(run.folder)}`."
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
     timings.loop = time.perf_counter() - begin
     bar.close()

@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
-from app.models import load_prior, weights_folder
+from app.models import load_prior, unreadable, weights_folder
 from app.recipes import Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
@@ -36,9 +37,11 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import Anchor, light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.stages.views import start_method
+from app.text import shown
+from guidance.method import Drawn
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.known import familiarity, load_known
+from guidance.priors.known import Familiarity, familiarity, load_known
 from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.frames import Rendered
@@ -84,9 +87,8 @@ def generate(
         except UserError as e:
             with suppress(OSError):  # a full disk is what may have ended the run
                 run.event("stopped", exit_code=e.exit_code, reason=str(e))
-                run.write_json(
-                    "metadata.json", metadata(recipe, clock, None, []) | {"status": "stopped", "reason": str(e)}
-                )
+                over = {"status": "stopped", "reason": str(e), "notes": progress.notes}
+                run.write_json("metadata.json", metadata(recipe, clock, None, []) | over)
             raise
 
 
@@ -106,10 +108,7 @@ def _generate(
         prior = prior or load_prior(recipe.prior, device, recipe.precision)
     wanted = repr(recipe.prompt) if recipe.prompt else f"{recipe.picture.count} picture(s)"
     progress.say(f"{wanted} · {recipe.method} · {recipe.preset} · prior {prior.name} · seed {recipe.seed} · {device}")
-    known = load_known(weights_folder(recipe.prior))
-    known = None if known is None or not recipe.prompt else familiarity(known, prior.encoder, recipe.prompt)
-    if known is not None:
-        progress.say(known.sentence(prior.name))
+    known = hearing(recipe, run, prior, progress)
     job = Work(recipe, run, progress, clock, stopped, prior, device, live)
     if recipe.picture.count:
         job.references = references(job)
@@ -119,7 +118,7 @@ def _generate(
     assert shape is not None
 
     charts, reproduced = export(job, shape)
-    result = metadata(recipe, clock, prior, job.loops) | {"status": "done"}
+    result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
     result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
@@ -135,6 +134,26 @@ def _generate(
     run.write_json("metadata.json", result)
     run.event("done", seconds=round(clock.total(), 2))
     return result
+
+
+def hearing(recipe: Recipe, run: Run, prior: EmbeddedPrior, progress: Progress) -> Familiarity | None:
+    """Say what the prior makes of the prompt: words that it does not read, and how familiar the rest is; None where
+    that is not known."""
+    words = ", front view" if recipe.guide.view_words else ""  # as long as any other that are appended
+    for what, text in (("prompt", recipe.prompt + words), ("negative prompt", recipe.guide.negative)):
+        kept, left_out = prior.encoder.split(text)
+        if left_out:
+            run.event("cut", what=what, kept=kept, left_out=left_out)
+            progress.note(f'The prior reads only the beginning of the {what}; left out: "{shown(left_out, 300)}".')
+    folder = weights_folder(recipe.prior)
+    with unreadable(folder):
+        known = load_known(folder) if recipe.prompt else None
+    if known is None:
+        return None
+    found = familiarity(known, prior.encoder, recipe.prompt)
+    tell = progress.note if found.confidence is None else progress.say
+    tell(found.sentence(prior.name, shown(recipe.prompt)))
+    return found
 
 
 def references(job: Work) -> References:
@@ -174,10 +193,10 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     streams = generators(seed)
     try:
         if recipe.method == DIRECT:
-            shape, residual, _ = direct(job, tag, streams)
+            fused = direct(job, tag, streams)
+            shape, residual = fused.shape, fused.residual
         elif recipe.init == DIRECT:
-            start, _, target = direct(job, tag, streams)
-            shape, residual = distil(job, tag, seed, streams, start, target), None
+            shape, residual = distil(job, tag, seed, streams, direct(job, tag, streams)), None
         else:
             shape, residual = distil(job, tag, seed, streams), None
     except CollapseError as e:
@@ -188,8 +207,7 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     if recipe.best_of == 1:
         return Candidate(seed, shape, residual)
     with job.clock.part("candidates"):
-        front = 0.0 if job.references is None else float(job.references.cameras.azimuth[0])
-        score = own_score(job.prior, recipe.prompt, shape, recipe.seed, job.told(), front)
+        score = own_score(job.prior, recipe.prompt, shape, recipe.seed, job.told())
         pictures = shape.frames(orbit(4, math.radians(20), device=job.device), 96)
         job.run.candidates.mkdir(exist_ok=True)
         save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
@@ -197,12 +215,22 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     return Candidate(seed, shape, residual, score)
 
 
-def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Shape, float, Tensor | None]:
-    """Joint frames, fused. Returns the shape, its fusion residual and, of pictures, their views without light
-    (K, 7, S, S)."""
+@dataclass(frozen=True)
+class Fused:
+    """What direct made: the shape, its fusion residual, what its frames were drawn from and, of pictures, their views
+    without light (K, 7, S, S)."""
+
+    shape: Shape
+    residual: float
+    drawn: Drawn
+    target: Tensor | None = None
+
+
+def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> Fused:
+    """Joint frames, fused."""
     recipe, r, pictures = job.recipe, job.recipe.direct, job.references
     cameras = direct_cameras(r, job.device, None if pictures is None else pictures.cameras)
-    frames, timings = sample(
+    frames, drawn, timings = sample(
         job.run,
         f"sample{tag}",
         r,
@@ -217,7 +245,7 @@ def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sh
     job.loops.append(timings)
     if pictures is None:
         shape = fuse(job, tag, frames, cameras, streams)
-        return shape, fusion_residual(shape, frames, cameras), None
+        return Fused(shape, fusion_residual(shape, frames, cameras), drawn)
     which = picture_views(cameras, pictures.cameras)
     light = light_of(pictures.frames, frames[which])
     target = unlit(pictures.frames, light)
@@ -227,7 +255,7 @@ def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> tuple[Sh
     weights[which] = recipe.picture.weight_view
     shape = fuse(job, tag, frames, cameras, streams, weights / weights.mean(), unlit(pictures.fine, light))
     shape = dataclasses.replace(shape, light=light)
-    return shape, fusion_residual(shape, frames, cameras), frames[which]
+    return Fused(shape, fusion_residual(shape, frames, cameras), drawn, frames[which])
 
 
 def fuse(
@@ -280,22 +308,22 @@ def distil(
     tag: str,
     seed: int,
     streams: dict[str, torch.Generator],
-    start: Shape | None = None,
-    target: Tensor | None = None,
+    fused: Fused | None = None,
 ) -> Shape:
-    """Field -> mesh -> refinement, under guidance; from a grey ball, or from `start`. `target` (K, 7, S, S): the
-    pictures without light, which then supervise their views."""
+    """Field -> mesh -> refinement, under guidance; from a grey ball, or from what direct made. Pictures without light
+    then supervise their views."""
     recipe, prior, blind = job.recipe, job.prior, job.recipe.guide.blind_camera
     told, anchor = job.told(), None
-    if target is not None and job.references is not None:
-        anchor = Anchor(job.references.cameras, target, recipe.picture)
+    start, drawn = (None, None) if fused is None else (fused.shape, fused.drawn)
+    if fused is not None and fused.target is not None and job.references is not None:
+        anchor = Anchor(job.references.cameras, fused.target, recipe.picture)
     ball, r = None, recipe.field
     if start is not None:
         assert isinstance(start.color, Tensor)
         ball = field_of_mesh(start.vertices, start.faces, start.color, r.resolution)
         r = dataclasses.replace(r, sigma_max=min(r.sigma_max, r.sigma_init))
     grown, state = start_field(r, streams, job.device, ball)
-    method = start_method(recipe, prior, r.scale, seed, told)
+    method = start_method(recipe, prior, r.scale, seed, told, r.scale, drawn)
     step = field_step(grown, state, r, prior, method, blind, anchor)
     size, samples = prior.frame_shape[-1], r.samples
 
@@ -317,7 +345,7 @@ def distil(
 
     solid, state = start_refine(vertices, grown, recipe.refine, streams)
     if recipe.refine.steps:
-        method = start_method(recipe, prior, recipe.refine.scale, seed, told)
+        method = start_method(recipe, prior, recipe.refine.scale, seed, told, r.scale, drawn)
         step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
         surface, offsets = vertices, state.parameters["offsets"]
         context = make_context(vertices.device)
@@ -348,7 +376,12 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     with clock.part("bake"):
         texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
         bar.update(2)
-        extras = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method, "prior": recipe.prior}
+        extras = {
+            "prompt": recipe.prompt,
+            "seed": recipe.seed,
+            "method": recipe.method,
+            "prior": shown(recipe.prior, 1000),
+        }
         glb = run.folder / "mesh.glb"
         write_glb(glb, textured(unwrapped, texture), extras=extras)
     bar.update(3)

@@ -18,7 +18,9 @@ from tyro.conf import Suppress, arg
 from app.choices import one_of
 from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
-from guidance.settings import CFG_KINDS, GUIDE_ABOVE, SCALE, STEPS, VIEWS, WEIGHT_NAMES, Cfg
+from app.ranges import check_numbers
+from app.text import control, tidy, visible
+from guidance.settings import CFG_KINDS, DIVERGENCES, GUIDE_ABOVE, SCALE, STEPS, VIEWS, WEIGHT_NAMES, Cfg
 
 PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -279,15 +281,22 @@ def picture_preset(name: str) -> Recipe:
     )
 
 
+def tidied(recipe: Recipe) -> Recipe:
+    """`recipe` with its prompts on one line, their spaces plain and single (app/text.py)."""
+    guide = dataclasses.replace(recipe.guide, negative=tidy(recipe.guide.negative))
+    return dataclasses.replace(recipe, prompt=tidy(recipe.prompt), guide=guide)
+
+
 def check(recipe: Recipe) -> None:
     """UsageError, in one sentence, for anything that could not run."""
-    prompt = recipe.prompt.strip()
-    if not prompt and not recipe.picture.count:
+    prompt = recipe.prompt
+    if not visible(prompt) and (prompt or not recipe.picture.count):
         raise UsageError('The prompt is empty; say what to make, for instance "a red mushroom".')
-    if len(prompt) > MAX_PROMPT:
-        raise UsageError(f"The prompt has {len(prompt)} characters; the limit is {MAX_PROMPT}, so shorten it.")
-    if any(not c.isprintable() for c in prompt):
-        raise UsageError("The prompt contains control characters; use plain text on one line.")
+    for text, what in ((prompt, "prompt"), (recipe.guide.negative, "negative prompt")):
+        if len(text) > MAX_PROMPT:
+            raise UsageError(f"The {what} has {len(text)} characters; the limit is {MAX_PROMPT}, so shorten it.")
+        if control(text):
+            raise UsageError(f"The {what} contains control characters; use plain text on one line.")
     for value, allowed, what in (
         (recipe.preset, PRESETS, "preset"),
         (recipe.method, NAMES, "method"),
@@ -298,57 +307,22 @@ def check(recipe: Recipe) -> None:
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.guide.cfg.kind, CFG_KINDS, "kind of classifier-free guidance"),
+        (recipe.methods.fdistill.divergence, DIVERGENCES, "divergence"),
     ):
         if value not in allowed:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
-    if not 0 <= recipe.seed < 2**63:
-        raise UsageError(f"The seed {recipe.seed} is out of range; use 0 to 2^63 - 1.")
     if recipe.method == DIRECT and recipe.init != "ball":
         raise UsageError("--method direct starts from nothing; leave --init out, or choose another method.")
+    g = recipe.guide
+    if recipe.method != DIRECT and g.cfg.kind == "perp-neg" and not g.view_words and not visible(g.negative):
+        raise UsageError("Perp-Neg pushes away from something; give --guide.negative, or --guide.view-words.")
     if recipe.picture.count and (recipe.guide.blind_camera or recipe.guide.view_words):
         raise UsageError("A picture needs a prior that knows cameras; leave --guide.blind-camera and view-words out.")
-    p = recipe.picture
-    f, m, r, d, t = recipe.field, recipe.mesh, recipe.refine, recipe.direct, recipe.texture
-    if d.views not in (4, 8):
-        raise UsageError(f"--direct.views {d.views} is not possible; use 4 or 8.")
-    for name, value, low, high in (
-        ("guide.clip", recipe.guide.clip, 0, 1e6),
-        ("guide.clip-pixel", recipe.guide.clip_pixel, 0, 1e6),
-        ("field.steps", f.steps, 1, 100_000),
-        ("field.sets", f.sets, 1, 64),
-        ("field.resolution", f.resolution, 16, 256),
-        ("field.samples", f.samples, 8, 512),
-        ("field.sigma-min", f.sigma_min, 0.01, min(f.sigma_max, f.sigma_init)),
-        ("mesh.resolution", m.resolution, 16, 512),
-        ("mesh.faces", m.faces, 100, 200_000),
-        ("refine.steps", r.steps, 0, 100_000),
-        ("refine.sets", r.sets, 1, 64),
-        ("refine.sigma-min", r.sigma_min, 0.01, r.sigma_max),
-        ("best-of", recipe.best_of, 1, 64),
-        ("direct.elevation", d.elevation, -80, 80),
-        ("direct.steps", d.steps, 1, 1000),
-        ("direct.guide-above", d.guide_above, 0, 1000),
-        ("direct.hull", d.hull, 16, 192),
-        ("direct.level", d.level, 0.01, 0.99),
-        ("direct.margin", d.margin, -8, 8),
-        ("direct.outvoted", d.outvoted, 0, d.views - 1),
-        ("direct.rounds", d.rounds, 0, 16),
-        ("direct.fit", d.fit, 1, 100_000),
-        ("direct.faces-coarse", d.faces_coarse, 100, d.faces_fine),
-        ("direct.faces-fine", d.faces_fine, 100, 60_000),
-        ("direct.rate", d.rate, 1e-6, 0.1),
-        ("direct.rate-end", d.rate_end, 1e-6, d.rate),
-        ("direct.smoothness", d.smoothness, 0, 10_000),
-        ("direct.sharpness", d.sharpness, 0, 64),
-        ("texture.size", t.size, 128, 8192),
-        ("palette", p.palette, 0, 1),
-        ("weight-color", p.weight_color, 0, 1e4),
-        ("weight-alpha", p.weight_alpha, 0, 1e4),
-        ("weight-end", p.weight_end, 0, 1),
-        ("weight-view", p.weight_view, 0, 100),
-    ):
-        if not low <= value <= high:
-            raise UsageError(f"--{name} {value} is out of range; use {low} to {high}.")
+    check_numbers(recipe)
+    if recipe.direct.views not in (4, 8):
+        raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4 or 8.")
+    if recipe.direct.outvoted >= recipe.direct.views:
+        raise UsageError("--direct.outvoted must be less than --direct.views; make it less.")
 
 
 def _either(names: typing.Iterable[str]) -> str:
@@ -373,7 +347,9 @@ def load_recipe(path: Path) -> Recipe:
         return build(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError as e:
         raise UsageError(f"{path} does not exist; give the folder of an earlier run.") from e
-    except (yaml.YAMLError, TypeError, ValueError) as e:
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read ({e.strerror}); give the folder of an earlier run.") from e
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as e:
         raise UsageError(f"{path} is not a Polymode recipe ({str(e).splitlines()[0]}); correct or replace it.") from e
 
 

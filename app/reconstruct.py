@@ -12,7 +12,7 @@ from pathlib import Path
 from app.errors import UsageError
 from app.methods import DIRECT
 from app.pictures.intake import check_angles, store, take
-from app.recipes import Recipe, check
+from app.recipes import Recipe, check, tidied
 from app.run.folder import Run, create_run
 
 MAX_PICTURES = 8
@@ -24,8 +24,7 @@ def picture_recipe(recipe: Recipe, count: int) -> Recipe:
     if not 1 <= count <= MAX_PICTURES:
         raise UsageError(f"{count} pictures were given; give 1 to {MAX_PICTURES} pictures of one object.")
     out = dataclasses.replace(
-        recipe,
-        prompt=recipe.prompt.strip(),
+        tidied(recipe),
         picture=dataclasses.replace(recipe.picture, count=count),
         init=recipe.init if recipe.method == DIRECT else DIRECT,
     )

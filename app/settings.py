@@ -29,6 +29,7 @@ from app.recipes import (
     PictureRecipe,
     Recipe,
 )
+from app.text import control, tidy
 from guidance.settings import CFG_KINDS, DIVERGENCES, WEIGHT_NAMES
 
 OWN = (
@@ -135,7 +136,8 @@ def converted(s: Setting, value: Any) -> Any:
     if s.kind is bool and value in ("yes", "no"):
         return value == "yes"
     if s.kind is str and isinstance(value, str):
-        if len(value) > MAX_PROMPT or any(not c.isprintable() for c in value):
+        value = tidy(value)
+        if len(value) > MAX_PROMPT or control(value):
             raise UsageError(f"{s.name} must be at most {MAX_PROMPT} printable characters; shorten it.")
         if s.choices and value not in s.choices:
             raise UsageError(f"Unknown {s.name} {value!r}; choose one of {', '.join(s.choices)}.")

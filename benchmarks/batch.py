@@ -54,7 +54,7 @@ def write(path: Path, prompts: list[str], tiny: bool, bad: tuple[str, ...] = ())
     for k, row in enumerate(bad, 1):
         rows.insert(k * len(rows) // (len(bad) + 1), row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
 
 
@@ -65,7 +65,7 @@ def command(path: Path, out: Path, workers: int, threads: int) -> list[str]:
 
 def summary_of(out: Path) -> dict[str, Any] | None:
     path = out / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def meshes(out: Path) -> dict[str, int]:
@@ -82,7 +82,7 @@ def interrupted_and_resumed(a: Arguments) -> dict[str, Any]:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     first, half = process.wait(), meshes(out)
-    second = subprocess.run(command(path, out, 2, 1), stdout=subprocess.PIPE, text=True)
+    second = subprocess.run(command(path, out, 2, 1), stdout=subprocess.PIPE, text=True, encoding="utf-8")
     summary = json.loads(second.stdout)
     after = meshes(out)
     return {
@@ -98,7 +98,7 @@ def interrupted_and_resumed(a: Arguments) -> dict[str, Any]:
 def lines_an_hour(a: Arguments, workers: int, threads: int, turn: int) -> float:
     path, out = a.out / "throughput.jsonl", a.out / f"throughput-{workers}x{threads}-{turn}"
     subprocess.run(command(path, out, workers, threads), stdout=subprocess.DEVNULL, check=True)
-    jobs = [json.loads(p.read_text()) for p in out.glob("*/job.json")]
+    jobs = [json.loads(p.read_text(encoding="utf-8")) for p in out.glob("*/job.json")]
     return 3600 * len(jobs) / (max(j["ended"] for j in jobs) - min(j["started"] for j in jobs))
 
 

@@ -28,9 +28,8 @@ from torch import Tensor
 from app.compare.cells import cell_path, load_made, pixels
 from app.compare.measures import features_of, mean_distance
 from app.compare.options import Compare
-from app.compare.report import number
 from app.evaluate.network import Evaluator, load_evaluator
-from app.evaluate.statistics import mean_interval
+from app.evaluate.statistics import interval_text, mean_interval
 from app.evaluate.views import front_and_back, prior_cameras
 from app.models import load_prior
 from app.stages.views import asked
@@ -79,8 +78,8 @@ def line(name: str, evaluator: Evaluator, runs: Sequence[Tensor]) -> str:
     fronts = [(evaluator(frames, ["thing"]).front > 0).float() for frames in runs]
     apart = [mean_distance(list(features_of(evaluator, frames)[:, None])) for frames in runs]
     columns = [[float(f[back].mean()) for f in fronts], [float(f.mean()) for f in fronts]]
-    cells = [number(mean_interval(c), 100, 0) for c in columns]
-    cells.append(number(mean_interval([d for d in apart if d is not None]), 1, 3))
+    cells = [interval_text(mean_interval(c), 100, 0) for c in columns]
+    cells.append(interval_text(mean_interval([d for d in apart if d is not None]), 1, 3))
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -89,7 +88,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--exact", type=float, nargs="*", default=[], metavar="LAMBDA")
     options = parser.parse_args()
-    results = json.loads((options.folder / "results.json").read_text())
+    results = json.loads((options.folder / "results.json").read_text(encoding="utf-8"))
     keys = [(p, s) for p in results["prompts"] for s in range(results["seeds"])]
     evaluator = load_evaluator()
     print("| method | back called front, % | frames called front, % | distance of the frames |\n|---|---|---|---|")

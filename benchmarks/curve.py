@@ -18,7 +18,7 @@ COLORS = {32: (200, 110, 30), 64: (30, 90, 190)}
 
 
 def main() -> None:
-    rows = json.loads((Path(str(files("assets"))) / "prior" / "curve.json").read_text())
+    rows = json.loads((Path(str(files("assets"))) / "prior" / "curve.json").read_text(encoding="utf-8"))
     low, high = math.log(0.012), math.log(0.045)
     most = max(r["frames"] for r in rows)
     sheet = Image.new("RGB", (WIDTH, HEIGHT), (255, 255, 255))

@@ -83,7 +83,7 @@ def main() -> None:
                 failed[p.text] = str(e)
                 items.append((nothing(p, len(kinds), str(folder)), empty_frames(len(cameras))))
                 continue
-        seconds.append(json.loads((folder / "metadata.json").read_text())["seconds"]["total"])
+        seconds.append(json.loads((folder / "metadata.json").read_text(encoding="utf-8"))["seconds"]["total"])
         frames = asset_frames(folder / "mesh.glb", cameras)
         items.append((measure(evaluator, frames, cameras.azimuth, p, kinds, str(folder), real_back), frames))
         sys.stderr.write(f"{i + 1}/{len(prompts)} {p.text}: rank {items[-1][0].rank}, {seconds[-1]:.0f} s\n")

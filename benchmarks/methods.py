@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from app.compare.cells import cell_path, load_made
-from app.compare.report import COLUMNS, number
+from app.compare.report import COLUMNS
 from app.evaluate.network import light_frames
+from app.evaluate.statistics import interval_text
 from app.export.preview import save_png
 
 
@@ -31,14 +32,14 @@ def tables(results: dict) -> str:
     lines = [line(["method", *(k for k, _, _ in columns)]), "|---" * (len(columns) + 1) + "|"]
     for name, row in results["summary"].items():
         of = {k: "" if row["n"][k] == len(results["prompts"]) else f" ({row['n'][k]})" for k, _, _ in columns}
-        lines.append(line([name, *(number(row[k], scale, digits) + of[k] for k, scale, digits in columns)]))
+        lines.append(line([name, *(interval_text(row[k], scale, digits) + of[k] for k, scale, digits in columns)]))
     shown = ("margin, difference", "diversity, ratio", "diversity, all seeds, ratio", "saturation gap, difference")
     shown += ("kernel distance, difference", "modes a seed, difference", "janus, difference")
     lines += ["", line([f"against {results['base']}", *shown]), "|---" * (len(shown) + 1) + "|"]
     for name, row in results["paired"].items():
         scales = [100 if k.startswith("janus") else 1 for k in shown]
         lines.append(
-            line([name, *(number(row[k], s, 2 if s == 1 else 0) for k, s in zip(shown, scales, strict=True))])
+            line([name, *(interval_text(row[k], s, 2 if s == 1 else 0) for k, s in zip(shown, scales, strict=True))])
         )
     return "\n".join(lines)
 
@@ -55,7 +56,7 @@ def strip(folder: Path, prompt: str, method: str, seeds: int) -> Tensor:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     print(tables(results))
     if "--picture" in sys.argv:
         path, *prompts = sys.argv[sys.argv.index("--picture") + 1 :]

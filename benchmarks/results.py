@@ -90,9 +90,11 @@ def main() -> None:
         if not (folder / "mesh.glb").is_file():
             command = [sys.executable, "-m", "app.cli", "generate", prompt, "--preset", a.preset, "--prior", a.prior]
             command += ["--method", a.method]
-            done = subprocess.run([*command, "--out", str(folder), "--json"], capture_output=True, text=True)
+            done = subprocess.run(
+                [*command, "--out", str(folder), "--json"], capture_output=True, text=True, encoding="utf-8"
+            )
             row["exit"] = done.returncode
-        m = json.loads((folder / "metadata.json").read_text())
+        m = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         keys = (
             "seconds_prior",
             "seconds_render",
@@ -115,7 +117,7 @@ def main() -> None:
             sheet.paste(strip(normals), (label + 8 * CELL + 2 * gap, 30 + i * CELL))
         sheet.paste(strip(sampled(folder, a.method, prior, prompt)[:, :3]), (label, 30 + i * CELL))
     sheet.save(a.out / f"{a.method}.png")
-    (a.out / f"{a.method}.json").write_text(json.dumps(table, indent=1) + "\n")
+    (a.out / f"{a.method}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 
 from app.errors import UserError
 from app.evaluate.network import Evaluator, load_evaluator
-from app.evaluate.statistics import mean_interval
+from app.evaluate.statistics import interval_text, mean_interval
 from app.export.glb import read_glb
 from app.export.preview import render_asset, save_png
 from app.pictures.intake import load
@@ -119,8 +119,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         sign = -1 if m in LOWER else 1
         cells = []
         for who in (OURS, EXTRUDED, NEAREST):
-            mean, low, high = mean_interval([r[who][m] for r in done]) or [float("nan")] * 3
-            cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+            cells.append(interval_text(mean_interval([r[who][m] for r in done]), 1, 3))
         wins = [all(sign * (r[OURS][m] - r[w][m]) > 0 for w in (EXTRUDED, NEAREST)) for r in done]
         lines.append(f"| {m} | " + " | ".join(cells) + f" | {100 * sum(wins) / max(1, len(wins)):.0f} % |")
     lines += ["", "| median | " + " | ".join((OURS, EXTRUDED, NEAREST)) + " |", "|---|---|---|---|"]
@@ -170,15 +169,18 @@ def main() -> None:
         if not path.is_file():
             if folder.exists():
                 folder = folder.with_name(f"{folder.name}-{int(time.time())}")
-            path.write_text(json.dumps(measure(scene, a, near, evaluator, folder) | {"folder": str(folder)}, indent=1))
-        row = json.loads(path.read_text())
+            path.write_text(
+                json.dumps(measure(scene, a, near, evaluator, folder) | {"folder": str(folder)}, indent=1),
+                encoding="utf-8",
+            )
+        row = json.loads(path.read_text(encoding="utf-8"))
         rows.append(row)
         if k < SHEET and "failed" not in row:
             sheet += sheet_row(scene, Path(row["folder"]) / "mesh.glb")
         sys.stderr.write(f"{k + 1}: {scene.name}\n")
     text = table(rows)
-    (a.out / "tables.md").write_text(text)
-    (a.out / "results.json").write_text(json.dumps({"arguments": str(a), "rows": rows}, indent=1))
+    (a.out / "tables.md").write_text(text, encoding="utf-8")
+    (a.out / "results.json").write_text(json.dumps({"arguments": str(a), "rows": rows}, indent=1), encoding="utf-8")
     save_png(a.out / "contact_sheet.png", sheet, scale=1)
     sys.stdout.write(text)
 

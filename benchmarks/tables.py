@@ -26,4 +26,6 @@ def markdown(named: dict[str, list[dict[str, Any]]]) -> str:
 
 if __name__ == "__main__":
     files = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    print(markdown({name: json.loads(Path(path).read_text())["table"] for name, path in files.items()}))
+    print(
+        markdown({name: json.loads(Path(path).read_text(encoding="utf-8"))["table"] for name, path in files.items()})
+    )

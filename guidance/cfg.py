@@ -3,7 +3,7 @@
 w = 1 is conditional, w = 0 unconditional, w > 1 guided. Form B, e = e_c + w' (e_c - e_u), which many descendants of
 DreamFusion use, is Form A with w = w' + 1: a scale of 100 there is 101 here.
 
-    rescale (2305.08891)     e' = e (phi std(e_c) / std(e) + 1 - phi), std over a frame
+    rescale (2305.08891)     x0' = x0 (phi std(x0_c) / std(x0) + 1 - phi), std over all frames of an object
     Perp-Neg (2304.04968)    e = e_u + w (p + sum_i w_i n_i_perp),  p = e_c - e_u,  n_i = e_neg,i - e_u,  w_i <= 0,
                              n_perp = n - <n, p> / |p|^2 p
     ZeResFDG (CADE 2.5, 2510.12954)   with G a 3 x 3 Gaussian blur, FDG(d) = g_lo G(d) + g_hi (d - G(d)):
@@ -12,7 +12,10 @@ DreamFusion use, is Form A with w = w' + 1: a scale of 100 there is 101 here.
             e = .7 o std(e_c') / std(o) + .3 o
         Z -> R where the share of high-frequency energy of e_c - e_u, averaged over steps, reaches .60; back at .45
 
-ZeResFDG's average is kept for each time bucket: across random time steps one average means nothing.
+Inner products, norms and deviations are an object's: over all of its jointly denoised frames, so that no view is
+scaled otherwise than the next. rescale acts on x0: of eps nearly all is the noise, and the ratio of deviations is 1.00
+to 1.01 whatever the scale. ZeResFDG's average is kept for each time bucket: across random time steps one average means
+nothing.
 """
 
 from __future__ import annotations
@@ -43,32 +46,39 @@ def cfg(cond: Prediction, uncond: Prediction, scale: float) -> Prediction:
     )
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 1, 1, 1) inner products of frames."""
-    return (a * b).sum((1, 2, 3), keepdim=True)
+def _each_frame(of_objects: Tensor, frames: int) -> Tensor:
+    """A number an object, (N,), as (N * frames, 1, 1, 1)."""
+    return of_objects.repeat_interleave(frames)[:, None, None, None]
 
 
-def std(e: Tensor) -> Tensor:
-    """(B, 1, 1, 1) standard deviation over a frame."""
-    return e.std((1, 2, 3), keepdim=True, correction=0)
+def dot(a: Tensor, b: Tensor, frames: int = 1) -> Tensor:
+    """(B, 1, 1, 1) inner products over each object's `frames` neighbouring frames."""
+    return _each_frame((a * b).reshape(len(a) // frames, -1).sum(1), frames)
 
 
-def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
-    """e' (B, C, H, W): at phi 1 it has the deviation of `cond`, at 0 it is `guided`."""
-    return guided * (phi * std(cond) / std(guided).clamp(min=TINY) + 1 - phi)
+def std(e: Tensor, frames: int = 1) -> Tensor:
+    """(B, 1, 1, 1) standard deviation over each object's `frames` neighbouring frames."""
+    return _each_frame(e.reshape(len(e) // frames, -1).std(1, correction=0), frames)
 
 
-def perpendicular(n: Tensor, p: Tensor) -> Tensor:
-    """n without its part along p, a frame."""
-    return n - dot(n, p) / dot(p, p).clamp(min=TINY) * p
+def rescale(guided: Tensor, cond: Tensor, phi: float, frames: int = 1) -> Tensor:
+    """x0' (B, C, H, W): at phi 1 it has the deviation of `cond`, at 0 it is `guided`."""
+    return guided * (phi * std(cond, frames) / std(guided, frames).clamp(min=TINY) + 1 - phi)
 
 
-def perp_neg(cond: Tensor, uncond: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
+def perpendicular(n: Tensor, p: Tensor, frames: int = 1) -> Tensor:
+    """n without its part along p, an object."""
+    return n - dot(n, p, frames) / dot(p, p, frames).clamp(min=TINY) * p
+
+
+def perp_neg(
+    cond: Tensor, uncond: Tensor, negatives: Sequence[tuple[Tensor, Tensor]], scale: float, frames: int = 1
+) -> Tensor:
     """e (B, C, H, W); `negatives`: (e_neg (B, C, H, W), weight (B,) at most 0)."""
     p = cond - uncond
     total = p
     for e, weight in negatives:
-        total = total + weight.to(p)[:, None, None, None] * perpendicular(e - uncond, p)
+        total = total + weight.to(p)[:, None, None, None] * perpendicular(e - uncond, p, frames)
     return uncond + scale * total
 
 
@@ -86,21 +96,28 @@ def fdg(d: Tensor, low: float, high: float) -> Tensor:
     return low * smooth + high * (d - smooth)
 
 
-def zero_projected(cond: Tensor, uncond: Tensor, scale: float, low: float, high: float) -> Tensor:
+def zero_projected(cond: Tensor, uncond: Tensor, scale: float, low: float, high: float, frames: int = 1) -> Tensor:
     """Mode Z, (B, C, H, W)."""
-    alpha = dot(cond, uncond) / dot(uncond, uncond).clamp(min=TINY)
+    alpha = dot(cond, uncond, frames) / dot(uncond, uncond, frames).clamp(min=TINY)
     return alpha * uncond + scale * fdg(cond - alpha * uncond, low, high)
 
 
 def detailed(
-    cond: Tensor, uncond: Tensor, scale: float, low: float, high: float, cap: float = 1.25, mix: float = 0.7
+    cond: Tensor,
+    uncond: Tensor,
+    scale: float,
+    low: float,
+    high: float,
+    frames: int = 1,
+    cap: float = 1.25,
+    mix: float = 0.7,
 ) -> Tensor:
     """Mode R, (B, C, H, W)."""
     d = fdg(cond - uncond, low, high)
     filtered, out = uncond + d, uncond + scale * d
-    ratio = std(filtered) / std(out).clamp(min=TINY)
-    rms = dot(out, out).sqrt().clamp(min=TINY)
-    out = out * (cap * dot(filtered, filtered).sqrt() / rms).clamp(max=1)
+    ratio = std(filtered, frames) / std(out, frames).clamp(min=TINY)
+    rms = dot(out, out, frames).sqrt().clamp(min=TINY)
+    out = out * (cap * dot(filtered, filtered, frames).sqrt() / rms).clamp(max=1)
     return mix * ratio * out + (1 - mix) * out
 
 
@@ -164,25 +181,28 @@ class CfgState:
         t: Tensor,
         schedule: NoiseSchedule,
         scale: float,
+        frames: int = 1,
     ) -> Prediction:
-        """The guided prediction at (z, t)."""
+        """The guided prediction at (z, t); `frames` neighbours are of one object."""
         o = self.options
         if o.kind == "plain":
             return cfg(cond, uncond, scale)
         if o.kind == "rescale":
-            eps = rescale(cfg(cond, uncond, scale).eps, cond.eps, o.rescale)
-        elif o.kind == "perp-neg":
-            eps = perp_neg(cond.eps, uncond.eps, [(p.eps, w) for p, w in negatives], scale)
-        elif o.kind == "zeresfdg":
+            x0 = rescale(cfg(cond, uncond, scale).x0, cond.x0, o.rescale, frames)
+            return Prediction.from_x0(x0, z, t, schedule)
+        if o.kind == "perp-neg":
+            eps = perp_neg(cond.eps, uncond.eps, [(p.eps, w) for p, w in negatives], scale, frames)
+            return Prediction.from_eps(eps, z, t, schedule)
+        if o.kind == "zeresfdg":
             bucket = min(BUCKETS - 1, int(t.float().mean()) * BUCKETS // len(schedule))
             mode = detailed if self.observe(bucket, high_share(cond.eps - uncond.eps)) else zero_projected
-            guided = Prediction.from_eps(mode(cond.eps, uncond.eps, scale, o.gain_low, o.gain_high), z, t, schedule)
+            guided = Prediction.from_eps(
+                mode(cond.eps, uncond.eps, scale, o.gain_low, o.gain_high, frames), z, t, schedule
+            )
             if o.quantile == 0:
                 return guided
             return Prediction.from_x0(clamp_quantile(guided.x0, o.quantile), z, t, schedule)
-        else:
-            raise ValueError(f"Unknown kind of guidance {o.kind!r}; choose one of {', '.join(CFG_KINDS)}.")
-        return Prediction.from_eps(eps, z, t, schedule)
+        raise ValueError(f"Unknown kind of guidance {o.kind!r}; choose one of {', '.join(CFG_KINDS)}.")
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold."""

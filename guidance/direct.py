@@ -32,7 +32,7 @@ def joint_conditions(
     prior: Prior, prompt: str, azimuth: Tensor, elevation: Tensor, picture: Picture | None = None
 ) -> tuple[Any, Any]:
     """(conditional, unconditional) for one object's V frames, denoised together. `azimuth`, `elevation`: (V,)
-    radians, relative to the `picture` where there is one."""
+    radians, of the world, as the `picture`'s are."""
     return Asked(prompt, picture=picture).pair(prior, Views(azimuth, elevation, len(azimuth)))
 
 

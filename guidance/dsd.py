@@ -17,22 +17,24 @@ knot in joint attention, each camera with a noise of its own from the seed. The 
 cameras, so a path is computed once a set and kept. View-blind priors have one seed for all cameras, and a path for
 each word of view-dependent prompting.
 
-Predictions are made as samples are: x0 within the prior's bounds, guidance left out under `guide_above`.
+Predictions are made as samples are: x0 within the prior's bounds, guidance left out under `guide_above`. All stages of
+a run follow one path: its scale is the run's, not the stage's, and its guidance starts afresh. A run that goes on from
+a direct sample takes that sample for its anchors: its noise, its knots, its guidance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from guidance.cfg import start_cfg
+from guidance.cfg import CfgState, start_cfg
 from guidance.method import Guidance, Guided, Setup, Shown, encoded, finish, guided_prediction
 from guidance.prior import NoiseSchedule, Prediction, Views, bounded
-from guidance.settings import DSD
+from guidance.settings import DSD, Cfg
 from guidance.view_words import with_view_words
 
 RINGS = -5.0, 35.0  # degrees
@@ -113,13 +115,19 @@ class PathGuidance:
 
     def __init__(self, setup: Setup, options: DSD, anchors: int = 4):
         self.setup, self.options, self.cfg = setup, options, start_cfg(setup.cfg)
-        self.schedule = setup.prior.schedule
-        self.knots = falling_knots(options.knots, self.schedule, options.sigma_first, options.sigma_last)
+        self.schedule, drawn = setup.prior.schedule, setup.drawn
+        if drawn is None:
+            self.knots = falling_knots(options.knots, self.schedule, options.sigma_first, options.sigma_last)
+            scale = setup.scale if setup.run_scale is None else setup.run_scale
+            self.path_setup, self.path_above = replace(setup, scale=scale), options.guide_above
+        else:
+            self.knots = list(drawn.knots)
+            self.path_setup, self.path_above = replace(setup, scale=drawn.scale, cfg=Cfg()), drawn.guide_above
         self.generator = setup.generator("path")
         self.seed = int(torch.randint(2**31, (), generator=self.generator))
         quarter = 2 * math.pi / anchors
         turn = torch.arange(anchors) * quarter
-        pairs = [(0.0, math.radians(options.elevation))]
+        pairs = [(0.0, math.radians(options.elevation)) if drawn is None else (drawn.azimuth, drawn.elevation)]
         rings = torch.linspace(*RINGS, options.rings).tolist()
         pairs += [(k * quarter / options.offsets, math.radians(e)) for e in rings for k in range(options.offsets)]
         pairs = list(dict.fromkeys(pairs))
@@ -136,7 +144,6 @@ class PathGuidance:
     def step(self, shown: Shown, generator: torch.Generator) -> Guided:
         x, t = encoded(self.setup, shown)
         size = shown.views.frames_per_object
-        w2 = self.options.w2 or self.setup.scale
         lowest = self.knots[-1]
         gs, x0s = [], []
         with torch.no_grad():
@@ -147,7 +154,7 @@ class PathGuidance:
                 path, context = self.path(views, mine)
                 on_path, n = (v.expand_as(mine) for v in path.at(ahead))
                 results = []
-                for at, scale in ((now, self.setup.scale), (ahead, w2)):
+                for at, scale in ((now, None), (ahead, self.options.w2 or None)):
                     times = torch.full_like(t[k : k + size], at)
                     z = self.schedule.add_noise(mine, n, times)
                     results.append(self.predict(z, times, views, context, scale))
@@ -160,11 +167,36 @@ class PathGuidance:
     def predict(
         self, z: Tensor, t: Tensor, views: Views, context: Path | None, scale: float | None = None
     ) -> Prediction:
-        """The guided prediction of a set, beside the anchors of the same noise level where there is a context."""
-        if float(self.schedule.sigma(t[:1].cpu())) < self.options.guide_above:
+        """The stage's guided prediction of a set."""
+        return self._predict(self.setup, self.cfg, self.options.guide_above, z, t, views, context, scale)
+
+    def simulated(self, views: Views, seed: Tensor, context: Path | None = None) -> Path:
+        """The run's path of a set from start noise `seed`. Its guidance has a state of its own, so that a resumed run
+        finds the same path."""
+        state = start_cfg(self.path_setup.cfg)
+        return simulate(
+            lambda z, t: self._predict(self.path_setup, state, self.path_above, z, t, views, context),
+            seed,
+            self.knots,
+            self.schedule,
+        )
+
+    def _predict(
+        self,
+        setup: Setup,
+        cfg: CfgState,
+        guide_above: float,
+        z: Tensor,
+        t: Tensor,
+        views: Views,
+        context: Path | None,
+        scale: float | None = None,
+    ) -> Prediction:
+        """Beside the anchors of the same noise level where there is a context."""
+        if float(self.schedule.sigma(t[:1].cpu())) < guide_above:
             scale = 1.0
         if context is None:
-            return bounded(guided_prediction(self.setup, z, t, views, self.cfg, scale), z, t, self.setup.prior)
+            return bounded(guided_prediction(setup, z, t, views, cfg, scale), z, t, setup.prior)
         anchors = self.sets[0]
         both = Views(
             torch.cat([anchors.azimuth.to(z.device), views.azimuth.to(z.device)]),
@@ -172,33 +204,30 @@ class PathGuidance:
             2 * len(z),
         )
         state = context.state(int(t[0]), self.schedule)
-        p = guided_prediction(self.setup, torch.cat([state, z]), torch.cat([t, t]), both, self.cfg, scale)
-        return bounded(Prediction(p.x0[len(z) :], p.eps[len(z) :]), z, t, self.setup.prior)
+        p = guided_prediction(setup, torch.cat([state, z]), torch.cat([t, t]), both, cfg, scale)
+        return bounded(Prediction(p.x0[len(z) :], p.eps[len(z) :]), z, t, setup.prior)
 
     def path(self, views: Views, x: Tensor) -> tuple[Path, Path | None]:
         """(the path of these frames, the anchors' path for context or None); simulated when first asked for."""
         if views.frames_per_object == 1:
             word = with_view_words("", views)[0] if self.setup.asked.view_words else ""
             if word not in self.paths:
-                self.paths[word] = simulate(
-                    lambda z, t: self.predict(z, t, views, None), self.noise(0, x), self.knots, self.schedule
-                )
+                self.paths[word] = self.simulated(views, self.noise(0, x))
             return self.paths[word], None
         k = self.find(views)
         if 0 not in self.paths:
             anchors = self.sets[0]
             at = Views(anchors.azimuth.to(x.device), anchors.elevation.to(x.device), len(x))
-            self.paths[0] = simulate(
-                lambda z, t: self.predict(z, t, at, None), self.noise(0, x), self.knots, self.schedule
-            )
+            self.paths[0] = self.simulated(at, self.noise(0, x))
         if k not in self.paths:
-            self.paths[k] = simulate(
-                lambda z, t: self.predict(z, t, views, self.paths[0]), self.noise(k, x), self.knots, self.schedule
-            )
+            self.paths[k] = self.simulated(views, self.noise(k, x), self.paths[0])
         return self.paths[k], self.paths[0] if k and self.options.context else None
 
     def noise(self, k: int, x: Tensor) -> Tensor:
-        """Set k's start noise, like x (frames of one object), from the shape's seed."""
+        """Set k's start noise, like x (frames of one object), from the shape's seed, or the anchors' own."""
+        drawn = self.setup.drawn
+        if k == 0 and drawn is not None and len(drawn.noise) % len(x) == 0:
+            return drawn.noise[:: len(drawn.noise) // len(x)].to(x)
         generator = torch.Generator().manual_seed(self.seed + k)
         return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 

@@ -1,4 +1,4 @@
-"""Entropic score distillation, ESD (VITA, 2401.00604): VSD with the entropy of the views put back.
+"""Entropic score distillation, ESD (VITA, 2401.00909): VSD with the entropy of the views put back.
 
     g = w(t) ( e_pre - lambda e_q(z; y, no camera) - (1 - lambda) e_q(z; y, c) )
 

@@ -13,7 +13,7 @@ All of it is in epsilon form with classifier-free guidance in Form A; x0-predict
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ class UnfitMethod(ValueError):
 class Asked:
     """What the prior is told. `blind`: no cameras, frames are denoised one by one (the view-blind 2D prior), which are
     not told of a picture either. `view_words`: "front view" and so on joins the prompt by azimuth; for blind priors.
-    `picture`: of the object that is wanted; views are relative to it."""
+    `picture`: of the object that is wanted. Views are the world's, with or without one."""
 
     prompt: str
     negative: str = ""
@@ -47,6 +47,10 @@ class Asked:
     def views(self, views: Views) -> Views | None:
         """What the prior is told of the views: None where it is blind."""
         return None if self.blind else views
+
+    def frames(self, views: Views) -> int:
+        """How many neighbouring frames are one object to the prior."""
+        return 1 if self.blind else views.frames_per_object
 
     def condition(self, prior: Prior, prompt: str, views: Views) -> Any:
         """The condition of `prompt` for frames seen from `views`."""
@@ -61,11 +65,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The joint DDIM sample that a run goes on from (--init direct): start noise (V, C, H, W) of V views, 360/V
+    degrees apart from `azimuth` at `elevation` (radians), and the sampler's knots, scale and `guide_above`."""
+
+    noise: Tensor
+    azimuth: float
+    elevation: float
+    knots: Sequence[int]
+    scale: float
+    guide_above: float
+
+
+@dataclass(frozen=True)
 class Setup:
     """What every method is started with. `scale`: Form A's w. `clip`: bound of |g|'s elements after weighting, 0 for
     none; `clip_pixel`: bound of a pixel's largest channel, 0 for none (guidance/clip.py). `frames_per_noise`:
     neighbouring frames that share one noise. `seed`: what the method itself draws (a DSD path, LoRA weights) follows
-    from it."""
+    from it. `run_scale`: the scale of what is drawn once for all stages of a run, None for `scale`; `drawn`: the
+    sample that the run goes on from."""
 
     prior: Prior
     asked: Asked
@@ -76,6 +94,8 @@ class Setup:
     clip_pixel: float = 0.0
     frames_per_noise: int = 1
     seed: int = 0
+    run_scale: float | None = None
+    drawn: Drawn | None = None
 
     def generator(self, stream: str) -> torch.Generator:
         """A CPU generator of the method's own, by name."""
@@ -167,13 +187,18 @@ def draw_noise(x: Tensor, generator: torch.Generator, frames_per_noise: int = 1)
     return noise.repeat_interleave(frames_per_noise, 0)
 
 
+def unguided(setup: Setup) -> bool:
+    """Whether the set-up's own guidance is the conditional prediction: scale 1 of a kind that adds nothing there."""
+    return setup.scale == 1 and setup.cfg.kind in ("plain", "rescale")
+
+
 @torch.no_grad()
 def guided_prediction(
     setup: Setup, z: Tensor, t: Tensor, views: Views, state: CfgState, scale: float | None = None
 ) -> Prediction:
-    """The guided prediction at z (B, C, H, W), t (B,), one network call; `scale` other than the set-up's if given. At
-    scale 1 it is the conditional one, and the other is not asked for."""
-    if (setup.scale if scale is None else scale) == 1 and setup.cfg.kind == "plain":
+    """The guided prediction at z (B, C, H, W), t (B,), one network call; `scale` other than the set-up's if given. A
+    given scale of 1 leaves guidance of every kind out: the conditional prediction, and the other is not asked for."""
+    if scale == 1 or unguided(setup):
         return setup.prior.predict(z, t, [setup.asked.pair(setup.prior, views)[0]])[0]
     return predictions(setup, z, t, views, state, scale)[0]
 
@@ -197,7 +222,7 @@ def predictions(
     extra = [] if negative is None else [asked.condition(prior, negative, views)]
     out = prior.predict(z, t, [cond, uncond, *told, *extra])
     pairs = [(p, n.weights) for p, n in zip(out[2 : 2 + len(told)], perpendicular, strict=True)]
-    guided = state.guide(out[0], out[1], pairs, z, t, prior.schedule, scale)
+    guided = state.guide(out[0], out[1], pairs, z, t, prior.schedule, scale, asked.frames(views))
     return guided, out[0], out[1], out[-1] if extra else None
 
 
@@ -227,7 +252,7 @@ class OneNoise:
         self, setup: Setup, estimator: Estimator, negative: str | None = None, conditional_only: bool = False
     ):
         self.setup, self.estimator, self.negative = setup, estimator, negative
-        self.single = conditional_only and setup.scale == 1 and setup.cfg.kind == "plain"
+        self.single = conditional_only and unguided(setup)
         self.cfg = start_cfg(setup.cfg)
 
     def views(self, generator: torch.Generator) -> Views | None:

@@ -112,8 +112,9 @@ class Views:
 @dataclass(frozen=True)
 class Picture:
     """K pictures of one object, what a user has. `frames`: (K, C, H, W) in [0, 1], the prior's own frame shape: lit
-    RGB on mid-grey, alpha, and mid-grey where the prior wants what nobody photographs. `azimuth`: (K,) radians, 0 the
-    first. `elevation`: (K,) radians, or None for unknown."""
+    RGB on mid-grey, alpha, and mid-grey where the prior wants what nobody photographs. `azimuth`: (K,) radians, the
+    world's, as of the views beside them: a prior that thinks relative to the first picture subtracts its azimuth
+    itself. `elevation`: (K,) radians, or None for unknown."""
 
     frames: Tensor
     azimuth: Tensor

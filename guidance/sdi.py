@@ -4,9 +4,13 @@
     prompt (in the paper with negative guidance, scale -w), plus a little fresh noise
     z_t = a_t x + s_t kappa,     g = w(t) ( e_cfg(z_t, t; w) - kappa )
 
-The inversion goes from a first knot, where a small prior's noise prediction can be believed, over about 10 t / T more:
+The inversion goes from a first knot t_0, where a small prior's noise prediction can be believed, over about 10 t / T
+more:
 
-    z' = a' x0(z) + s' e(z)
+    z = a_0 x + s_0 eps at t_0,   then   z' = a' x0(z) + s' e(z)
+
+eps is one noise a seed. Without it the first knot shows the network a picture with less noise than t_0 says; it finds
+almost none, DDIM scales that up, and kappa ends with a standard deviation near .1 instead of 1.
 """
 
 from __future__ import annotations
@@ -24,9 +28,10 @@ from guidance.settings import SDI
 Predict = Callable[[Tensor, Tensor], Prediction]  # z (B, C, H, W), t (B,)
 
 
-def invert(predict: Predict, x: Tensor, knots: Sequence[Tensor], schedule: NoiseSchedule) -> Tensor:
-    """kappa (B, C, H, W): the noise predicted at the last of rising `knots`, each t (B,), on the DDIM path from x."""
-    z = schedule.a(knots[0]) * x
+def invert(predict: Predict, x: Tensor, eps: Tensor, knots: Sequence[Tensor], schedule: NoiseSchedule) -> Tensor:
+    """kappa (B, C, H, W): the noise predicted at the last of rising `knots`, each t (B,), on the DDIM path that starts
+    at x noised by eps, both (B, C, H, W)."""
+    z = schedule.add_noise(x, eps, knots[0])
     p = predict(z, knots[0])
     for t in knots[1:]:
         z = schedule.add_noise(p.x0, p.eps, t)
@@ -63,6 +68,10 @@ class InversionGuidance:
         count = max(1, int(o.steps * int(t.max()) / length))
         return [(first + (last - first) * k / count).round().long() for k in range(count + 1)]
 
+    def first_noise(self, x: Tensor) -> Tensor:
+        """The seed's eps, like x (B, C, H, W): the same at every step."""
+        return draw_noise(x, self.setup.generator("inversion"), self.setup.frames_per_noise)
+
     def step(self, shown: Shown, generator: torch.Generator) -> Guided:
         setup, schedule = self.setup, self.setup.prior.schedule
         x, t = encoded(setup, shown)
@@ -71,7 +80,7 @@ class InversionGuidance:
             def predict(z: Tensor, at: Tensor) -> Prediction:
                 return guided_prediction(setup, z, at, shown.views, self.cfg, self.inversion_scale)
 
-            kappa = invert(predict, x.detach(), self.knots(t, generator), schedule)
+            kappa = invert(predict, x.detach(), self.first_noise(x), self.knots(t, generator), schedule)
             if self.options.fresh:
                 kappa = kappa + self.options.fresh * schedule.s(t) * draw_noise(x, generator, setup.frames_per_noise)
             guided = guided_prediction(setup, schedule.add_noise(x, kappa, t), t, shown.views, self.cfg)

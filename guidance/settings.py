@@ -155,12 +155,12 @@ class SDI:
     prior leads to noise that no picture has."""
     steps: int = 10
     """Knots of an inversion up to the largest time step; fewer below, in proportion."""
-    sigma_first: float = 0.315
+    sigma_first: float = 0.6
     """Noise level of the first knot."""
     tau: float = 0.033
     """The inversion ends a random share of up to this, of all time steps, above t."""
-    fresh: float = 0.3
-    """Fresh noise added to kappa, in units of s_t."""
+    fresh: float = 0.0
+    """Fresh noise added to kappa, in units of s_t; 0.3 is the paper's."""
 
     def start(self, setup: Setup) -> Guidance:
         from guidance.sdi import start

@@ -14,7 +14,9 @@ from app.optimize import PATIENCE, Optimization, StepResult, optimize
 from app.recipes import PRESETS, FieldRecipe, Recipe, check, load_recipe, preset, to_yaml
 from app.run.folder import Run, create_run, generators, slug
 from app.run.progress import Progress
+from app.run.work import Clock, Work
 from renderers.frames import Rendered
+from tests.tiny import tiny_prior
 
 
 def test_presets_are_valid_and_survive_yaml(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_named_generators_differ_and_repeat() -> None:
 
 def test_slugs_are_file_names() -> None:
     assert slug("A red/../mushroom!") == "a-red-mushroom"
-    assert slug("日本") == "run" and len(slug("word " * 50)) <= 40
+    assert slug("日本") == "日本" and len(slug("word " * 50)) <= 40
 
 
 def test_a_run_folder_never_overwrites(tmp_path: Path) -> None:
@@ -164,3 +166,30 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UsageError, match="damaged"):
         run.load_checkpoint("toy")
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    """As after a change of config.yaml."""
+    run = _run(tmp_path)
+
+    def begin(size: int) -> None:
+        p = torch.ones(size, requires_grad=True)
+        state = Optimization({"p": p}, {"p": 0.1}, generators(0))
+        device = torch.device("cpu")
+        job = Work(Recipe("a car"), run, Progress(quiet=True), Clock(), lambda: False, tiny_prior(), device)
+        job.loop("toy", state, 2, _step(p, 0.3))
+
+    begin(3)
+    with pytest.raises(UsageError, match=r"toy\.safetensors does not fit config\.yaml; .*\.$"):
+        begin(4)
+    begin(3)
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "field: {steps: 1e999}", "seed: .nan", "prompt: \udcff"])
+def test_a_strange_recipe_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError, match=r"^.*config\.yaml is not a Polymode recipe \(.*\); correct or replace it\.$"):
+        load_recipe(tmp_path / "config.yaml")
+    (tmp_path / "folder" / "config.yaml").mkdir(parents=True)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(tmp_path / "folder" / "config.yaml")

@@ -12,11 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.compare.cells import Made, ball_frames, frame_views, load_made, save_made
+from app.compare.cells import (
+    Made,
+    ball_frames,
+    cell_path,
+    feature_views,
+    frame_views,
+    load_made,
+    reference_frames,
+    save_made,
+)
 from app.compare.command import checked, keys, prepare
 from app.compare.measures import (
     Cell,
     distances,
+    equal_vendi,
     group_of,
     mean_distance,
     measure_cell,
@@ -26,13 +36,18 @@ from app.compare.measures import (
     same_mode,
     summary,
     vendi,
+    vendi_of,
 )
 from app.compare.options import DDIM, Compare
 from app.errors import UsageError
 from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import classes, eval100, prompt_of
-from app.recipes import FieldRecipe
+from app.recipes import DirectRecipe, FieldRecipe
+from guidance.dsd import DSD, PathGuidance
+from guidance.method import Asked, Setup
+from guidance.prior import Views
 from tests.test_cli import polymode, sentence
+from tests.tiny import tiny_prior
 
 
 def turned(*degrees: float) -> list[Tensor]:
@@ -54,7 +69,20 @@ def test_the_vendi_score_counts_what_is_different() -> None:
     assert vendi(turned(0, 90)) == pytest.approx(2, rel=1e-6)
     assert vendi(turned(0, 0, 0)) == pytest.approx(1, rel=1e-6)
     assert vendi(turned(0, 0, 90)) == pytest.approx(math.exp(math.log(3) - 2 / 3 * math.log(2)), rel=1e-6)
-    assert vendi(turned(10)) is None
+    assert vendi(turned(10)) == pytest.approx(1)
+    assert vendi_of(turned(0), 2) is None
+    assert vendi_of(turned(0, 0, 90), 2) == pytest.approx((1 + 2 + 2) / 3)
+
+
+def test_vendi_scores_are_compared_at_one_n() -> None:
+    """Two seeds against four: four different ones have twice the score of two by their number alone."""
+    reference = turned(0, 30, 60, 90)
+    few = group_of([cell("a", "few", i, 1, f) for i, f in enumerate(turned(0, 90))], reference)
+    many = [cell("a", "many", i, 1, f) for i, f in enumerate(turned(0, 90, 180, 270))]
+    many[3] = dataclasses.replace(many[3], rank=9)  # does not count
+    ((one, other),) = equal_vendi([few], [group_of(many, reference)])
+    assert one == pytest.approx(2) and other == pytest.approx(vendi_of(turned(0, 90, 180), 2) or 0)
+    assert equal_vendi([few], [group_of(many[:1], reference)]) == []
 
 
 def test_modes_link_near_seeds() -> None:
@@ -95,16 +123,17 @@ def test_paired_differences_and_ratios_are_over_the_same_prompts() -> None:
     near, far = (1 - math.cos(math.radians(d)) for d in (15, 30))
     a, b = 1 - math.cos(math.radians(30)), 1 - math.cos(math.radians(60))
     assert rows["dsd"]["diversity, ratio"][0] == pytest.approx((a + b) / (near + far))
-    assert rows["dsd"]["margin, difference"] == pytest.approx([1, 1, 1])
-    assert rows["dsd"]["saturation gap, difference"] == pytest.approx([-20, -20, -20])
+    assert rows["dsd"]["margin, difference"] == [1], "two prompts have no interval"
+    assert rows["dsd"]["saturation gap, difference"] == [-20]
     assert rows["dsd"]["janus, difference"] is None and rows["dsd"]["n"]["diversity"] == 2
     table = summary(groups, ["sds", "dsd"])
-    assert table["sds"]["margin"] == pytest.approx([1, 1, 1]) and table["sds"]["n"]["margin"] == 2
+    assert table["sds"]["margin"] == [1] and table["sds"]["n"]["margin"] == 2
 
 
 def test_a_ratio_of_means_has_an_interval_around_it() -> None:
-    found = ratio_interval([2.0, 4.0, 6.0, 9.0], [1.0, 2.0, 4.0, 4.0])
-    assert found is not None and found[0] == pytest.approx(21 / 11) and found[1] < found[0] < found[2]
+    found = ratio_interval([2.0, 4.0, 6.0, 9.0, 2.0], [1.0, 2.0, 4.0, 4.0, 1.0])
+    assert found is not None and found[0] == pytest.approx(23 / 12) and found[1] < found[0] < found[2]
+    assert ratio_interval([2.0, 4.0], [1.0, 2.0]) == [2.0], "two prompts have no interval"
     assert ratio_interval([], []) is None and ratio_interval([1.0], [0.0]) is None
 
 
@@ -145,6 +174,10 @@ def test_cells_are_read_back(tmp_path: Path) -> None:
         ({"methods": "sds,newton"}, "Unknown method 'newton'"),
         ({"methods": " , "}, "names no method"),
         ({"methods": "direct"}, "use --space 3d"),
+        ({"methods": "dsd:hold"}, "'hold' is no SETTING=VALUE"),
+        ({"methods": "dsd:grip=1"}, "'grip=1' names no setting"),
+        ({"methods": "dsd:hold=firm"}, "'firm' is no float"),
+        ({"methods": "sds:guide.cfg.kind=best"}, "Unknown kind of classifier-free guidance 'best'"),
         ({"seeds": 0}, "--seeds 0 is out of range"),
         ({"reference": 1}, "--reference 1 is out of range"),
     ],
@@ -174,6 +207,36 @@ def test_cells_come_prompt_by_prompt_with_the_prior_first() -> None:
     assert dataclasses.replace(a, space="3d", methods="sds,direct").rows() == [DDIM, "sds", "direct"]
 
 
+def test_a_row_is_a_method_or_one_with_other_settings() -> None:
+    a = checked(Compare(("a",), methods="sds,dsd"))
+    assert a.rows() == [DDIM, "sds", "dsd", "dsd:hold=0"], "with its hold, pixels are the prior's own sample"
+    assert dataclasses.replace(a, space="3d").rows() == [DDIM, "direct", "sds", "dsd"]
+    free = a.recipe("a", "dsd:hold=0:context=false", 1)
+    assert free.method == "dsd" and free.methods.dsd.hold == 0.0 and free.methods.dsd.context is False
+    other = a.recipe("a", "sds:guide.cfg.kind=rescale:guide.cfg.rescale=0.5", 0)
+    assert other.guide.cfg.kind == "rescale" and other.guide.cfg.rescale == 0.5
+    names = {cell_path(Path("x"), "a", row, 0).name for row in a.rows()}
+    assert len(names) == 4 and all(re.fullmatch(r"[A-Za-z0-9.-]+", n) for n in names)
+
+
+def test_features_of_meshes_look_from_cameras_that_no_method_works_on() -> None:
+    def places(views: Views) -> set[tuple[float, float]]:
+        degrees = zip(views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist(), strict=True)
+        return {(round(a % 360, 1), round(e, 1)) for a, e in degrees}
+
+    prior = tiny_prior()
+    dsd = DSD().start(Setup(prior, Asked("a"), 3.0))
+    assert isinstance(dsd, PathGuidance)
+    d = DirectRecipe()
+    direct = {(round(k * 45.0, 1), d.elevation) for k in range(8)}
+    worked = direct | {p for s in dsd.sets for p in places(s)}
+    a = Compare(("a",), space="3d")
+    assert not places(feature_views(a)) & worked
+    assert places(feature_views(dataclasses.replace(a, space="image"))) <= worked
+    frames = reference_frames(dataclasses.replace(a, reference=2), "a", prior)
+    assert frames.shape == (8, *prior.frame_shape), "the samples they are compared with look from there, too"
+
+
 SMALL = ["--methods", "sds,dsd", "--seeds", "2", "--image.steps", "3", "--reference", "2", "--dsd.knots", "3"]
 
 
@@ -182,9 +245,9 @@ def test_compare_as_a_process_and_again(tmp_path: Path) -> None:
     first = polymode("compare", "a red mushroom", *SMALL, "--out", str(out), "--json")
     assert first.returncode == 0, first.stderr
     printed = json.loads(first.stdout)
-    assert printed["status"] == "done" and set(printed["summary"]) == {"ddim", "sds", "dsd"}
+    assert printed["status"] == "done" and set(printed["summary"]) == {"ddim", "sds", "dsd", "dsd:hold=0"}
     results = json.loads((out / "results.json").read_text())
-    assert len(results["cells"]) == 6 and all(c["collapsed"] is None for c in results["cells"])
+    assert len(results["cells"]) == 8 and all(c["collapsed"] is None for c in results["cells"])
     sds = [c for c in results["cells"] if c["method"] == "sds"]
     assert [c["frame_forwards"] for c in sds] == [3 * 4 * 2] * 2 and all(c["rank"] >= 1 for c in sds)
     assert results["paired"]["dsd"]["margin, difference"] is not None
@@ -194,7 +257,7 @@ def test_compare_as_a_process_and_again(tmp_path: Path) -> None:
     more = polymode("compare", "a red mushroom", *SMALL[:3], "3", *SMALL[4:], "--out", str(out))
     assert more.returncode == 0 and "dsd" in more.stdout, more.stderr
     assert all(p.stat().st_mtime_ns == s for p, s in stamps.items()), "finished cells are not made again"
-    assert len(json.loads((out / "results.json").read_text())["cells"]) == 9
+    assert len(json.loads((out / "results.json").read_text())["cells"]) == 12
     other = polymode("compare", "a red mushroom", *SMALL, "--image.rate", "0.5", "--out", str(out))
     assert "other settings" in sentence(other, 2)
 

@@ -30,6 +30,7 @@ from renderers.raster import antialias_construct_topology_hash
 from renderers.snapshot import snapshots
 from tests.objects import LEGS, Mesh, car, sphere, sword, table
 from tests.test_cli import polymode
+from tests.tiny import tiny_prior
 
 SHORT = ["--direct.steps", "4", "--direct.rounds", "1", "--direct.fit", "12", "--direct.hull", "40"]
 SHORT += ["--mesh.faces", "1500", "--texture.size", "256"]
@@ -76,6 +77,20 @@ def as_trimesh(shape: Shape) -> trimesh.Trimesh:
 
 def points_on(mesh: trimesh.Trimesh, count: int = 3000) -> np.ndarray:
     return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=1)[0])
+
+
+def test_a_sample_read_back_leaves_the_noise_where_a_drawn_one_does(tmp_path: Path) -> None:
+    """A run with --init direct that dies after its sample goes on with the same noise, and knows what was drawn."""
+    prior, recipe = tiny_prior(), DirectRecipe(steps=2)
+    run = create_run(Recipe("a cube"), tmp_path / "run")
+    cameras, results = direct_cameras(recipe), []
+    for _ in range(2):
+        streams = generators(3)
+        told = (cameras, streams["noise"], Progress(quiet=True), lambda: False)
+        frames, drawn, _ = sample(run, "sample", recipe, prior, "a cube", *told)
+        results.append((frames, drawn.noise, streams["noise"].get_state()))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert (drawn.azimuth, drawn.scale, len(drawn.knots)) == (0.0, recipe.scale, 2)
 
 
 def test_exact_frames_of_a_sphere_fuse_to_the_sphere(tmp_path: Path) -> None:

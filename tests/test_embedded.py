@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guidance.errors import MissingWeights
+from guidance.method import Asked
 from guidance.prior import Picture, UnfitPicture, Views
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.embedded_network import build_network, camera_vector, predict_x0, widen
@@ -302,3 +303,18 @@ def test_bfloat16_differs_by_its_own_rounding_alone() -> None:
     assert b.dtype == torch.float32
     assert 0 < float((a - b).square().mean().sqrt()) < 0.01 * float(a.max() - a.min())
     assert other.with_network(other.net).precision == "bfloat16"
+
+
+def test_azimuths_are_the_worlds_and_only_the_condition_is_told_of_the_pictures(prior: EmbeddedPrior) -> None:
+    """A picture from the side: the conditional branch hears azimuths relative to it, the unconditional one, which
+    knows no picture, where the views are."""
+    views = Views(torch.arange(4) * math.pi / 2 + 0.2, torch.full((4,), 0.1), 4)
+    frames = torch.rand(2, 7, 32, 32, generator=torch.Generator().manual_seed(4))
+    for turn in (0.0, 1.1):
+        picture = Picture(frames, torch.tensor([turn, turn + 0.5]), torch.zeros(2))
+        cond, uncond = Asked("a car", picture=picture).pair(prior, views)
+        relative = camera_vector(views.azimuth - turn, views.elevation, 4, "cpu", relative=True)
+        torch.testing.assert_close(cond.camera, relative)
+        torch.testing.assert_close(uncond.camera, camera_vector(views.azimuth, views.elevation, 4, "cpu"))
+        own = camera_vector(torch.tensor([0.0, 0.5]), torch.zeros(2), 2, "cpu", torch.ones(2), relative=True)
+        torch.testing.assert_close(cond.picture[1], own)

@@ -163,6 +163,37 @@ def test_rescale_gives_the_conditional_deviation_or_leaves_it() -> None:
     guided, cond = 3 * randn(4, 3, 8, 8), randn(4, 3, 8, 8, seed=1)
     torch.testing.assert_close(std(rescale(guided, cond, 1.0)), std(cond))
     assert torch.equal(rescale(guided, cond, 0.0), guided)
+    torch.testing.assert_close(std(rescale(guided, cond, 1.0, 2), 2), std(cond, 2))
+
+
+def test_one_deviation_over_an_objects_views() -> None:
+    """A bright and a dark view of one object keep their proportion: one factor for both."""
+    cond = torch.cat([randn(1, 3, 8, 8), 0.2 * randn(1, 3, 8, 8, seed=1), randn(2, 3, 8, 8, seed=2)])
+    guided = torch.cat([2 * cond[:1], 5 * cond[1:2], 3 * cond[2:]])
+    factor = rescale(guided, cond, 1.0, 2) / guided
+    assert torch.allclose(factor[0], factor[1]) and not torch.allclose(factor[1], factor[2])
+    alone = rescale(guided, cond, 1.0) / guided
+    assert not torch.allclose(alone[0], alone[1])
+    e, u = randn(4, 3, 8, 8, seed=3), randn(4, 3, 8, 8, seed=4)
+    off = perpendicular(e - u, cond - u, 2)
+    assert dot(off, cond - u, 2).abs().max() < 1e-9 < dot(off, cond - u).abs().max()
+    alpha = dot(cond, u, 2) / dot(u, u, 2)
+    torch.testing.assert_close(zero_projected(cond, u, 1.0, 1.0, 1.0, 2), cond)
+    torch.testing.assert_close(zero_projected(cond, u, 3.0, 1.0, 1.0, 2), alpha * u + 3 * (cond - alpha * u))
+    out = detailed(cond, u, 100.0, 1.0, 1.0, 2, mix=0.0)
+    torch.testing.assert_close(dot(out, out, 2).sqrt(), 1.25 * dot(cond, cond, 2).sqrt())
+
+
+def test_rescale_acts_on_x0_over_all_views() -> None:
+    """At large noise nearly all of eps is the noise: a ratio of its deviations is 1 whatever the scale."""
+    pattern = Mixture(torch.ones(1), 0.1 * randn(1, *D, seed=7), torch.tensor([0.1], dtype=torch.float64))
+    e = evidence(torch.full((4,), 800), pattern, gaussian(0.0, 0.1), x=0.0, scale=7.5)
+    state = CfgState(Cfg(kind="rescale", rescale=1.0))
+    out = state.guide(e.cond, e.uncond, [], e.z, e.t, SD, 7.5, 4)
+    torch.testing.assert_close(std(out.x0, 4), std(e.cond.x0, 4))
+    assert float((std(out.x0, 4) / std(e.guided.x0, 4)).max()) < 0.9
+    assert float((std(e.cond.eps, 4) / std(e.guided.eps, 4)).min()) > 0.95
+    torch.testing.assert_close(out.x0, Prediction.from_eps(out.eps, e.z, e.t, SD).x0, atol=1e-4, rtol=1e-4)
 
 
 def test_perp_neg_is_orthogonal_and_ignores_parallel_negatives() -> None:

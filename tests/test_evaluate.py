@@ -28,7 +28,7 @@ from app.evaluate.nouns import (
     split_prompt,
 )
 from app.evaluate.report import text_table
-from app.evaluate.statistics import kernel_distance, mean_interval, nearest, psnr, ssim
+from app.evaluate.statistics import interval_text, kernel_distance, mean_interval, nearest, psnr, ssim
 from app.evaluate.views import asset_frames, coloured_frames, front_and_back, own_cameras, prior_cameras, unit
 from app.training.labels import front_kind, has_front, label, split
 from app.training.recolor import CSS, hue_matrix, random_color_maps, repaint
@@ -229,7 +229,10 @@ def test_bootstrap_interval_covers_a_known_mean():
         covered += low <= 0.3 <= high
     assert covered >= 51
     assert mean_interval([]) is None
-    assert mean_interval([0.5, 0.5, 0.5]) == [0.5, 0.5, 0.5]
+    assert mean_interval([0.5] * 5) == [0.5, 0.5, 0.5]
+    assert mean_interval([0.2, 0.4]) == [pytest.approx(0.3)], "two numbers have no interval"
+    assert interval_text(mean_interval([0.25]), 100, 0) == "25" and interval_text(None) == "-"
+    assert interval_text([0.5, 0.25, 0.75], 100, 0) == "50 [25, 75]"
 
 
 def test_kernel_distance_is_about_zero_for_one_distribution_and_grows_with_the_shift():
@@ -242,6 +245,26 @@ def test_kernel_distance_is_about_zero_for_one_distribution_and_grows_with_the_s
     assert far > near > 5 * spread
     with pytest.raises(ValueError, match="at least two"):
         kernel_distance(x[:1], y)
+
+
+def test_kernel_distance_rises_on_a_collapse_and_is_not_fooled_by_views_of_one_object():
+    """Sixteen objects of four views each, against copies of their mean: the same direction on average, none of the
+    spread. Unit vectors and pairs within an object hide it."""
+    g = torch.Generator().manual_seed(0)
+
+    def objects(n: int) -> torch.Tensor:
+        own = torch.randn(n, 1, 256, generator=g)
+        return (own + 0.3 * torch.randn(n, 4, 256, generator=g)).flatten(0, 1) + 1
+
+    real, fresh = objects(16), objects(16)
+    collapsed = fresh.reshape(16, 4, 256).mean(0).repeat(16, 1)
+    rises = kernel_distance(collapsed, real, 4) - kernel_distance(fresh, real, 4)
+    unit = [torch.nn.functional.normalize(f, dim=1) for f in (real, fresh, collapsed)]
+    hidden = kernel_distance(unit[2], unit[0]) - kernel_distance(unit[1], unit[0])
+    assert rises > 0.1 and abs(hidden) < 0.01
+    one_by_one = float(np.mean([kernel_distance(objects(8), objects(8), 4) for _ in range(20)]))
+    as_independent = float(np.mean([kernel_distance(objects(8), objects(8)) for _ in range(20)]))
+    assert abs(one_by_one) < 0.2 < as_independent, "views of one object are alike: that is no distance"
 
 
 def test_nearest_finds_the_copy():
@@ -355,7 +378,7 @@ def test_the_table_counts_prompts_not_runs_and_keeps_groups_apart():
     )
     assert rows["all"]["janus"][0] == 0.25 and rows["all"]["janus n"] == 1
     text = text_table(list(rows.values()))
-    assert len({line.split()[0] for line in text.splitlines()}) == 4 and "50 [" in text
+    assert len({line.split()[0] for line in text.splitlines()}) == 4 and "70 [30, 100]" in text and "83  " in text
     assert all(f"{m} n" in rows["all"] for m in METRICS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,40 @@ def test_nothing_that_a_user_runs_imports_what_trains() -> None:
 def test_the_names_of_settings_are_those_of_the_formulas() -> None:
     assert tuple(WEIGHTS) == WEIGHT_NAMES
     assert (*H, "adaptive") == DIVERGENCES
+
+
+def test_files_of_ours_are_utf8_whatever_the_locale() -> None:
+    """No text is read or written in the locale's encoding: no read_text(), write_text(text) or open(..., "w") without
+    `encoding`."""
+    wrong = []
+    for room in (*ROOMS, "benchmarks"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and locale_read(node):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []
+    for bad in ("p.read_text()", "p.write_text(t)", 'open(p, "w")', 'p.open("a")', "open(p)", "f(text=True)"):
+        assert locale_read(ast.parse(bad, mode="eval").body), bad
+    for good in ('p.read_text(encoding="utf-8")', "run.write_text(NAME, t)", 'p.open("rb")', "e.open()", "g(p)"):
+        assert not locale_read(ast.parse(good, mode="eval").body), good
+
+
+def locale_read(call: ast.expr) -> bool:
+    assert isinstance(call, ast.Call)
+    named = {k.arg for k in call.keywords}
+    if "encoding" in named:
+        return False
+    if isinstance(call.func, ast.Name) and call.func.id == "open":
+        modes = [a.value for a in call.args[1:2] if isinstance(a, ast.Constant)]
+        return not any("b" in str(m) for m in modes)
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    first = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+    return (
+        (name == "read_text" and not call.args)
+        or (name == "write_text" and len(call.args) == 1)
+        or (name == "open" and isinstance(first, str) and re.fullmatch("[rwax+t]+", first) is not None)
+        or "text" in named  # of a process
+    )
 
 
 def test_numbers_that_several_places_share_stand_once() -> None:

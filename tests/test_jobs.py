@@ -201,7 +201,7 @@ def test_search_rename_and_trash(index: Index) -> None:
         [],
     ]
     assert index.rename("b", "  a golden key ").title == "a golden key" and index.list(search="gold")[0].id == "b"
-    for bad in ("", "  ", "x" * 201, "a\nb", "\x1b[2J", "\ud800"):
+    for bad in ("", "  ", "x" * 201, "a\x00b", "\x1b[2J", "\ud800"):
         with pytest.raises(UsageError, match="printable"):
             index.rename("b", bad)
     with pytest.raises(UsageError, match="cancel it first"):

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidance.dsd import DSD, PathGuidance, dsd, falling_knots, simulate, time_ahead
-from guidance.method import Asked, Setup, Shown
-from guidance.prior import Prediction, Views, scaled_linear_schedule
+from guidance.dsd import DSD, Path, PathGuidance, dsd, falling_knots, simulate, time_ahead
+from guidance.method import Asked, Drawn, Setup, Shown
+from guidance.prior import Prediction, Views, bounded, scaled_linear_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture, denoise
+from guidance.sample import ddim_sample, knots
 from guidance.schedule import LinearAnneal
-from guidance.sdi import SDI, invert, sdi
+from guidance.sdi import SDI, InversionGuidance, invert, sdi
+from guidance.settings import CFG_KINDS, Cfg
 from tests.tiny import tiny_prior
 
 SD = scaled_linear_schedule()
@@ -88,7 +90,7 @@ def test_gaussian_inversion_finds_the_exact_noise() -> None:
     assert sdi(p, x, t, SD).abs().max() < 1e-6
     fine = [torch.tensor([k]) for k in range(0, 501, 2)]
     exact = (s * (x - mu) / (a**2 * c**2 + s**2).sqrt() / c).item()  # along the ODE: (z - a mu)/sqrt(v) is constant
-    assert invert(predict, x, fine, SD).item() == pytest.approx(exact, rel=2e-2)
+    assert invert(predict, x, torch.zeros_like(x), fine, SD).item() == pytest.approx(exact, rel=2e-2)
 
 
 def test_ddim_maps_gaussian_seeds_to_the_data() -> None:
@@ -213,3 +215,85 @@ def test_two_sets_in_one_step() -> None:
     together = step_of(guidance, x, 500, views=both)
     alone = step_of(DSD(knots=3).start(setup), x[:4], 500, views=a)
     torch.testing.assert_close(together[:4], alone / 2, rtol=1e-3, atol=1e-6)  # a mean over twice the frames
+
+
+@pytest.mark.parametrize("sigma", [0.6, 2.0, 13.0])
+def test_an_inverted_noise_is_as_large_as_noise(sigma: float) -> None:
+    """Data far narrower than the first knot's noise: there e(a x) is 0, and without noise of its own the inversion
+    ends with a standard deviation far below 1."""
+    shape, width = (4, 16, 16), 0.02
+    target = torch.rand(1, *shape, generator=generator())
+    narrow = Mixture(torch.ones(1), target, torch.tensor([width]))
+    prior = AnalyticPrior({"y": narrow, "": narrow}, shape)
+    guidance = SDI().start(Setup(prior, Asked("y"), 5.0))
+    assert isinstance(guidance, InversionGuidance) and width < SDI().sigma_first / 10
+    x = target + width * torch.randn(8, *shape, generator=generator(1))
+    t = torch.full((8,), SD.t_at(sigma))
+    kappa = invert(predictor(narrow), x, guidance.first_noise(x), guidance.knots(t, generator()), SD)
+    assert float(kappa.std()) == pytest.approx(1, abs=0.05)
+    assert torch.equal(guidance.first_noise(x), guidance.first_noise(x)), "one noise a seed"
+    other = SDI().start(Setup(prior, Asked("y"), 5.0, seed=1))
+    assert isinstance(other, InversionGuidance) and not torch.equal(guidance.first_noise(x), other.first_noise(x))
+
+
+def path_of(setup: Setup, x: Tensor, k: int = 0) -> Path:
+    guidance = DSD(knots=3, guide_above=0.0).start(setup)
+    assert isinstance(guidance, PathGuidance)
+    return guidance.path(guidance.sets[k], x)[0]
+
+
+def test_all_stages_of_a_run_follow_one_path() -> None:
+    """The refinement's scale is another than the field's; its object must not be."""
+    prior = tiny_prior()
+    x = torch.rand(4, *prior.frame_shape, generator=generator())
+    field, refine = (Setup(prior, Asked("a cube"), scale, run_scale=5.0) for scale in (5.0, 3.0))
+    for k in (0, 3):
+        assert torch.equal(path_of(field, x, k).x0[-1], path_of(refine, x, k).x0[-1])
+    alone = path_of(Setup(prior, Asked("a cube"), 3.0), x)
+    assert not torch.equal(alone.x0[-1], path_of(field, x).x0[-1]), "the scale changes the path"
+
+
+def test_a_run_that_goes_on_from_a_sample_follows_that_sample() -> None:
+    prior, views = tiny_prior(), Views(torch.arange(4) * math.pi / 2, torch.full((4,), 0.3), 4)
+    noise = torch.randn(4, *prior.frame_shape, generator=generator(5))
+    asked = Asked("a cube")
+    sampled = ddim_sample(prior, asked.pair(prior, views), noise, 5, 4.0, guide_above=2.0)
+    drawn = Drawn(noise, 0.0, 0.3, knots(5), 4.0, 2.0)
+    for cfg in (Cfg(), Cfg(kind="zeresfdg")):  # direct's guidance is plain, whatever the stage's is
+        setup = Setup(prior, asked, 2.0, cfg, seed=3, run_scale=2.0, drawn=drawn)
+        torch.testing.assert_close(path_of(setup, noise).x0[-1], sampled)
+    eight = Drawn(torch.cat([noise, noise]), 0.0, 0.3, knots(5), 4.0, 2.0)
+    guidance = DSD().start(Setup(prior, asked, 2.0, drawn=eight))
+    assert isinstance(guidance, PathGuidance) and torch.equal(guidance.noise(0, noise), eight.noise[::2])
+
+
+def test_a_resumed_run_under_zeresfdg_repeats_its_path_bit_for_bit() -> None:
+    prior = tiny_prior()
+    setup = Setup(prior, Asked("a cube"), 4.0, Cfg(kind="zeresfdg"))
+    x = torch.rand(4, *prior.frame_shape, generator=generator())
+    first = DSD(knots=3, guide_above=0.0).start(setup)
+    assert isinstance(first, PathGuidance)
+    for t in (900, 600, 300):
+        step_of(first, x, t, views=first.sets[0])
+    again = DSD(knots=3, guide_above=0.0).start(setup)
+    assert isinstance(again, PathGuidance)
+    again.restore(first.tensors())
+    for k in (0, 2):
+        one, two = (g.path(g.sets[k], x)[0] for g in (first, again))
+        assert all(torch.equal(a, b) for a, b in zip(one.x0, two.x0, strict=True))
+    assert torch.equal(step_of(first, x, 200, views=first.sets[0]), step_of(again, x, 200, views=first.sets[0])), (
+        "and so does the next step"
+    )
+
+
+@pytest.mark.parametrize("kind", CFG_KINDS)
+def test_scale_one_under_a_sigma_is_the_conditional_prediction_for_every_kind(kind: str) -> None:
+    prior = tiny_prior()
+    setup = Setup(prior, Asked("a cube", "ugly"), 5.0, Cfg(kind=kind))
+    guidance = DSD(guide_above=3.0).start(setup)
+    assert isinstance(guidance, PathGuidance)
+    views, z = guidance.sets[0], torch.randn(4, *prior.frame_shape, generator=generator())
+    low, high = (torch.full((4,), prior.schedule.t_at(s)) for s in (1.0, 8.0))
+    for t, same in ((low, True), (high, False)):
+        cond = bounded(prior.predict(z, t, [prior.condition("a cube", views)])[0], z, t, prior)
+        assert torch.equal(guidance.predict(z, t, views, None).x0, cond.x0) == same

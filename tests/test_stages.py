@@ -13,7 +13,7 @@ import torch
 from app.errors import CollapseError
 from app.recipes import FieldRecipe, MeshRecipe, RefineRecipe
 from app.run.folder import generators
-from app.stages.field import field_step, start_field
+from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.mesh import extract, refine_step, start_refine, uniform_laplacian
 from app.stages.views import camera_sets
 from guidance.method import Asked, Guidance, Setup
@@ -25,7 +25,7 @@ from renderers.fields import GridField
 from renderers.mesh import render_mesh
 from renderers.raster import make_context
 from renderers.snapshot import snapshots
-from renderers.volume import render_field
+from renderers.volume import render_field, update_occupancy
 from tests.objects import car
 
 SIZE = 32
@@ -129,3 +129,20 @@ def test_the_laplacian_vanishes_on_a_plane_and_points_out_of_a_bump() -> None:
     assert torch.sparse.mm(laplacian, v)[0].abs().max() < 1e-6
     v[0, 2] = 1
     torch.testing.assert_close(torch.sparse.mm(laplacian, v)[0], torch.tensor([0.0, 0.0, 1.0]))
+
+
+def test_a_field_made_of_a_mesh_leaves_no_haze_and_lets_the_marcher_skip() -> None:
+    """Alpha two pixels away from the silhouette, and the share of cells that a ray has to be sampled in."""
+    vertices, _, colors, faces = (torch.from_numpy(x) for x in car())
+    field = field_of_mesh(vertices, faces, colors, 64)
+    cameras = orbit(4, math.radians(15))
+    with torch.no_grad():
+        alpha = render_field(field, cameras, 64, 64).alpha
+    mesh = render_mesh(make_context(CPU), vertices, faces, cameras, 64, colors).alpha
+    away = torch.nn.functional.max_pool2d(mesh, 7, 1, 3) < 1e-3
+    assert float(alpha[away].max()) < 0.002, "haze"
+    overlap = torch.minimum(alpha, mesh).sum() / torch.maximum(alpha, mesh).sum()
+    assert float(overlap) > 0.9, "it still looks like the mesh"
+    assert update_occupancy(field).fraction() < 0.5
+    density, outside = field.activate(field.raw_density.detach()), field.raw_density.detach() < 0
+    assert int((density[outside] > 0.005).sum()) > 1000, "guidance still finds something to grow around it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -22,14 +23,14 @@ from app.errors import UsageError
 from app.jobs.index import Index
 from app.jobs.state import DONE, Job, now, write_job
 from app.recipes import Recipe, load_recipe, preset
-from app.run.folder import create_run
+from app.run.folder import Run, create_run
 from app.settings import groups, with_settings
 from app.settings import settings as every_setting
 from app.web import actions, show
 from app.web.files import downloads, served
 from app.web.options import Serve
 from app.web.serve import run_serve
-from app.web.site import Site
+from app.web.site import SYNC_EVERY, Site
 from tests.web import Served, page_alone, raw
 
 SMALL = {"texture.size": 128, "direct.rounds": 1, "direct.fit": 2, "direct.steps": 2, "direct.hull": 32}
@@ -246,7 +247,7 @@ def test_prompts_and_queue_have_limits(tmp_path: Path):
         with pytest.raises(AppError, match="501 characters"):
             c.predict("a" * 501, api_name="/generate")
         with pytest.raises(AppError, match="control characters"):
-            c.predict("a\nb", api_name="/generate")
+            c.predict("a\x07b", api_name="/generate")
         with pytest.raises(AppError, match="Unknown prior"):
             c.predict("a key", prior=str(tmp_path), api_name="/generate")
         with pytest.raises(AppError, match="limit of 3"):
@@ -380,3 +381,38 @@ def test_again_repeats_recipe_and_pictures(tmp_path: Path):
         for path in (old / "pictures").iterdir():
             assert (s.runs / same.id / "pictures" / path.name).read_bytes() == path.read_bytes()
         assert same.title == "front" and same.id != job["id"]
+
+
+def test_addresses_of_any_folder_lead_to_its_files(alone: Served, client: Client):
+    """Blanks, #, %, ? and other scripts in a run's name; and a name that is no text takes nothing down with it."""
+    odd = "a b#c%20d?e&f+蘑菇"
+    folder = finished_run(alone.runs, odd, "odd")
+    finished_run(alone.runs, os.fsdecode(b"no\xfftext"), "no text")
+    (folder / "previews" / "field-00001.webp").write_bytes((folder / "contact_sheet.png").read_bytes())
+    index = Index(alone.runs)
+    index.sync()
+    job = index.get(odd)
+    shown = show.gallery(alone.runs, [job, replace(job, state="running")], "") + show.result(alone.runs, job)
+    shown += show.live(alone.runs, replace(job, state="running"))
+    addresses = {html.unescape(a) for a in re.findall(r'(?:src|href)="([^"]+)"', shown)}
+    assert len(addresses) >= 5
+    for address in addresses:
+        answer = httpx.get(alone.url + address)
+        assert answer.status_code == 200 and answer.content, address
+    result = client.predict(odd, api_name="/result")[0]
+    for address in result["files"].values():
+        assert httpx.get(alone.url + address.lstrip("/")).status_code == 200
+    time.sleep(SYNC_EVERY)
+    listed = [j["title"] for j in client.predict(limit=500, api_name="/runs")]
+    assert "odd" in listed and "no text" not in listed
+
+
+def test_what_a_run_noted_is_on_its_page(tmp_path: Path):
+    folder = finished_run(tmp_path)
+    job = Index(tmp_path).get(folder.name)
+    Run(folder).write_json("metadata.json", {"status": "done", "notes": ['It does not know "<xqzt>".']})
+    assert "does not know &quot;&lt;xqzt&gt;&quot;." in show.head(tmp_path, job)
+    at_work = replace(job, state="running")
+    assert "xqzt" not in show.head(tmp_path, at_work)
+    (folder / "progress.json").write_text(json.dumps({"notes": ["Left out: a hat."], "step": 1, "time": time.time()}))
+    assert "Left out: a hat." in show.head(tmp_path, at_work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from app.export.glb import read_glb
 from app.jobs.index import Index
 from app.web.files import facts
 from app.web.options import Serve
-from app.web.serve import run_serve
+from app.web.serve import run_serve, without_proxies
 from tests.test_web import SMALL
-from tests.web import free_port, page_alone, serving
+from tests.web import PROXIES, free_port, page_alone, serving
 
 
 def test_fifty_jobs_by_four_clients(tmp_path: Path):
@@ -55,6 +56,17 @@ def wait_for(c: Client, id: str, states: tuple[str, ...], seconds: float = 150) 
         assert time.monotonic() < ends, job
         time.sleep(0.3)
     return job
+
+
+def test_proxies_are_out_of_the_way_only_while_the_page_starts(monkeypatch: pytest.MonkeyPatch):
+    """Otherwise by `serving`, which starts the page beside proxies that answer nothing."""
+    for name, value in PROXIES.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with pytest.raises(ZeroDivisionError), without_proxies():
+        assert not os.environ.keys() & PROXIES.keys() and "PATH" in os.environ
+        1 / 0  # noqa: B018
+    assert dict(os.environ) == before
 
 
 def test_a_run_from_end_to_end_and_again(tmp_path: Path):

@@ -22,6 +22,9 @@ from app.web.options import Serve
 from app.web.serve import launch, uploads_folder
 
 STARTS = 120.0  # seconds, on a busy machine
+# the page's own address is never asked for through any of these; nobody listens at port 9
+PROXIES = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+PROXIES |= {"ALL_PROXY": "socks5://127.0.0.1:9", "SSL_CERT_FILE": "/nowhere/cert.pem"}
 
 
 def free_port() -> int:
@@ -60,7 +63,7 @@ def serving(runs: Path, *flags: str) -> Iterator[Served]:
     command = [sys.executable, "-m", "app.cli", "serve", "--runs", str(runs), "--port", str(port), "--device", "cpu"]
     log = runs.parent / "serve.log"
     with log.open("w") as out:
-        process = subprocess.Popen([*command, *flags], stdout=out, stderr=out, text=True, env=dict(os.environ))
+        process = subprocess.Popen([*command, *flags], stdout=out, stderr=out, text=True, env=os.environ | PROXIES)
         try:
             ends = time.monotonic() + STARTS
             while "Polymode:" not in log.read_text():

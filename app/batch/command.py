@@ -5,7 +5,6 @@ Lines become jobs in the folder only shortly before they can run, so that a chan
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +21,12 @@ from app.batch.table import Table, counts
 from app.errors import FULL, DiskError, UsageError
 from app.jobs.index import Index
 from app.jobs.state import CANCELLED, FAILED
+from app.jobs.supervisor import MOST_WORKERS
 from app.run.signals import stop_signals
+from app.text import to_json
 
 POLL = 0.2  # seconds
 AHEAD = 2  # jobs in the queue or at work, a worker
-MOST_WORKERS = 1024
 
 
 def run_batch(a: Batch) -> int:
@@ -69,9 +69,9 @@ def check(a: Batch) -> None:
 
 def folder(out: Path) -> Path:
     """The batch's folder. UsageError where there can be none."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"The output {out} is a file; give a folder with --out.")
     try:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"The output {out} is a file; give a folder with --out.")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UsageError(f"The folder {out} cannot be made ({e.strerror}); choose another with --out.") from e
@@ -138,10 +138,13 @@ def say(a: Batch, entries: list[Entry], summary: dict[str, Any], stopped: bool) 
     n = counts(entries)
     bad = n[FAILED] + n[CANCELLED]
     if a.json:
-        sys.stdout.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(to_json(summary, encoding=sys.stdout.encoding) + "\n")
     else:
         said = ", ".join(f"{v} {k}" for k, v in n.items() if v)
         sys.stdout.write(f"{len(entries)} lines: {said}\n{a.out / PAGE}\n")
+        for row in summary["runs"]:
+            if row["notes"]:
+                sys.stderr.write(f"line {row['line']}: {row['notes']}\n")
     if stopped:
         sys.stderr.write("Interrupted; the same command goes on where it stopped.\n")
         return 130

@@ -21,10 +21,10 @@ from typing import Any, NoReturn
 from app.errors import UsageError, UserError
 from app.methods import METHODS
 from app.pictures.read import MAX_BYTES
-from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset
+from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
-from app.run.folder import slug
 from app.settings import every_setting
+from app.text import blank, control, shown, slug, tidy
 
 MAX_FILE = 10_000_000
 MAX_LINES = 10_000
@@ -104,17 +104,11 @@ def titled(given: dict[Names, Any]) -> str:
     """The prompt, or the pictures' names."""
     prompt, image = given.get(("prompt",)), given.get(("image",))
     names = image if isinstance(image, list) else [image or ""]
-    return str(prompt).strip() if prompt else ", ".join(map(str, names))
-
-
-def shown(text: str, most: int = 80) -> str:
-    """Text from a file as one printable line of at most `most` characters."""
-    clean = "".join(c if c.isprintable() else "�" for c in text)
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
+    return tidy(str(prompt)) if prompt else ", ".join(map(str, names))
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """A JSON object of finite numbers and printable strings. UsageError for anything else."""
+    """A JSON object of finite numbers and strings without control characters. UsageError for anything else."""
     if len(text) > MAX_LINE:
         raise UsageError(f"The line has {len(text)} characters; the limit is {MAX_LINE}, so shorten it.")
     try:
@@ -132,7 +126,7 @@ def read_object(text: str) -> dict[str, Any]:
     for leaf in _leaves(value):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             raise UsageError("The line holds a number that is not finite; use ordinary numbers.")
-        if isinstance(leaf, str) and not leaf.isprintable():
+        if isinstance(leaf, str) and any(control(c) and not blank(c) for c in leaf):
             raise UsageError("The line holds control characters; use plain text.")
     return value
 
@@ -231,7 +225,7 @@ def make_recipe(given: dict[Names, Any], pictures: int) -> Recipe:
         raise UsageError(f"A setting does not fit: {shown(str(e), 200)}; correct it.") from e
     if pictures:
         return picture_recipe(recipe, pictures)
-    recipe = dataclasses.replace(recipe, prompt=recipe.prompt.strip())
+    recipe = tidied(recipe)
     check(recipe)
     return recipe
 

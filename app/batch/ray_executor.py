@@ -27,6 +27,7 @@ from app.jobs.index import MOST_ATTEMPTS, Index
 from app.jobs.state import CANCELLED, CANCELLING, FAILED, FINISHED, QUEUED, Job
 from app.jobs.supervisor import Slot, Supervisor
 from app.run.folder import atomic
+from app.text import quoted
 
 LOOK = 0.5  # seconds between looks at an actor
 COUNT = 5.0  # seconds between counts of the cluster's room
@@ -251,7 +252,7 @@ class RayExecutor:
         came = Job(**job)
         if came.state in FINISHED:
             cancelled = came.state == CANCELLED
-            again = f"Cancelled; continue with `polymode jobs resume {came.id}`."
+            again = f"Cancelled; continue with `polymode jobs resume {quoted(came.id)}`."
             self.index.end(came.id, came.state, came.exit_code or 0, again if cancelled else came.reason)
             self._free(actor)
 

@@ -20,6 +20,7 @@ from app.errors import UsageError
 from app.jobs import state
 from app.jobs.state import CANCELLED, DONE, FAILED
 from app.run.folder import Run, atomic
+from app.text import shown
 
 KIND = "polymode batch"
 SUMMARY, TABLE, PAGE, THUMBNAILS = "summary.json", "summary.csv", "index.html", "thumbnails"
@@ -36,6 +37,7 @@ COLUMNS: tuple[str, ...] = (
     "attempts",
     "exit_code",
     "reason",
+    "notes",
 )
 STYLE = """:root{color-scheme:light dark}body{font:15px/1.4 system-ui,sans-serif;margin:24px;max-width:1500px}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:16px}
@@ -85,6 +87,7 @@ class Report:
         if e.state == DONE:
             metadata = state.read_json(self.root / e.id / "metadata.json") or {}
             out["faces"] = (metadata.get("mesh") or {}).get("faces")
+            out["notes"] = " ".join(state.notes(self.root / e.id, e.state)) or None
             self.thumbnail(e.id)
             self.known[e.id] = out
         return out
@@ -123,14 +126,14 @@ class Report:
 
     def page(self, summary: dict[str, Any]) -> str:
         """index.html: no script, nothing from elsewhere, links into the run folders beside it."""
-        rows, n = summary["runs"], summary["counts"]
+        rows, n, source = summary["runs"], summary["counts"], html.escape(shown(self.source.name))
         bad = [r for r in rows if r["state"] in (FAILED, CANCELLED)]
         said = ", ".join(f"{v} {k}" for k, v in n.items() if v)
         parts = [
             "<!doctype html><html lang=en><meta charset=utf-8>"
             '<meta name=viewport content="width=device-width,initial-scale=1">'
-            f"<title>{html.escape(self.source.name)}</title><style>{STYLE}</style>",
-            f"<h1>{html.escape(self.source.name)}</h1><p>{summary['lines']} lines: {said}.</p>",
+            f"<title>{source}</title><style>{STYLE}</style>",
+            f"<h1>{source}</h1><p>{summary['lines']} lines: {said}.</p>",
         ]
         if bad:
             body = "".join(
@@ -148,14 +151,15 @@ class Report:
         facts = [f"line {r['line']}", html.escape(str(r["method"])), f"seed {r['seed']}"]
         facts += [f"{r['faces']} triangles"] if r["faces"] else []
         facts += [duration(r["seconds"])] if r["seconds"] is not None else []
-        picture = f'<img loading=lazy src="{THUMBNAILS}/{quote(id)}.webp" alt="{title}">'
+        notes = f"<p><small>{html.escape(r['notes'])}</small></p>" if r.get("notes") else ""
+        picture = f'<img loading=lazy src="{THUMBNAILS}/{quote(os.fsencode(id))}.webp" alt="{title}">'
         links = [("mesh.glb", "GLB"), ("contact_sheet.png", "contact sheet"), ("turntable.mp4", "turntable")]
         links = [link(id, f, t) for f, t in links if os.path.isfile(self.root / id / f)]
         return (
-            f'<article><a href="{quote(id)}/contact_sheet.png">{picture}</a><div><h2>{title}</h2>'
-            f"<p><small>{' · '.join(facts)}</small></p><p>{''.join(links)}</p></div></article>"
+            f'<article><a href="{quote(os.fsencode(id))}/contact_sheet.png">{picture}</a><div><h2>{title}</h2>'
+            f"<p><small>{' · '.join(facts)}</small></p>{notes}<p>{''.join(links)}</p></div></article>"
         )
 
 
 def link(id: str, file: str, text: str) -> str:
-    return f'<a href="{quote(id)}/{quote(file)}">{text}</a>'
+    return f'<a href="{quote(os.fsencode(id))}/{quote(file)}">{text}</a>'

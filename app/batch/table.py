@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.batch.entries import WAITING, Entry
-from app.batch.lines import shown
 from app.jobs.state import ACTIVE, CANCELLED, DONE, FAILED, FINISHED, QUEUED, RUNNING
+from app.text import shown
 
 REDRAW = 0.5  # seconds
 NO_WRAP, WRAP, CLEAR = "\x1b[?7l", "\x1b[?7h", "\x1b[J"

@@ -4,6 +4,10 @@
     3d      a whole draft up to its texture (app/pipeline.py), in a run folder that `polymode generate` can repeat
     ddim    the prior's own joint sample with the direct method's numbers: the ceiling of both
 
+Features are taken of four frames. In space 3d they look from cameras that no method works on (33.75 degrees away from
+the front, 25 upwards; DSD's and direct's stand at multiples of 22.5, at -5, 15 and 35): a mesh that is right from
+where it was fused must not count as right.
+
 A cell is one safetensors file; finished ones are not made again.
 """
 
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +30,8 @@ from app.candidates import Shape
 from app.compare.options import DDIM, Compare, ImageRecipe
 from app.errors import CollapseError
 from app.evaluate.network import light_frames
-from app.evaluate.prior import Sampling, sample_prompt
-from app.evaluate.views import own_cameras, prior_cameras, unit
+from app.evaluate.prior import Sampling, sample_at
+from app.evaluate.views import own_cameras, unit
 from app.pipeline import candidate
 from app.recipes import FieldRecipe, Recipe, to_yaml
 from app.run.folder import Run, atomic, generators, slug
@@ -45,13 +50,15 @@ from renderers.volume import render_field
 
 REFERENCE = 1000  # seed of the reference samples
 NOISE = 0.02  # of the first pixels
+TURNED, ELEVATION = 33.75, 25.0  # degrees: the cameras of features in space 3d
 TURN = 16
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a cell file holds. frames (V, 7, 64, 64) seen from the prior's own four cameras; `judged`, the evaluator's
-    twelve views (3d only); `turntable` (N, 3, S, S); `facts`: frame_forwards, seconds, collapsed (reason or None)."""
+    """What a cell file holds. frames (4, 7, 64, 64) seen from `feature_views`; `judged`, the evaluator's twelve views
+    (3d only); `turntable` (N, 3, S, S); `facts`: frame_forwards, seconds, collapsed (reason or None), turned (degrees
+    by which the frames' cameras are away from the front)."""
 
     frames: Tensor | None
     judged: Tensor | None
@@ -59,8 +66,13 @@ class Made:
     facts: dict[str, Any]
 
 
-def cell_path(out: Path, prompt: str, method: str, seed: int) -> Path:
-    return out / "cells" / slug(prompt) / f"{method}-{seed}.safetensors"
+def file_name(row: str) -> str:
+    """A row's name for files: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", row)
+
+
+def cell_path(out: Path, prompt: str, row: str, seed: int) -> Path:
+    return out / "cells" / slug(prompt) / f"{file_name(row)}-{seed}.safetensors"
 
 
 def save_made(path: Path, made: Made) -> None:
@@ -80,10 +92,15 @@ def load_made(path: Path) -> Made:
     return Made(tensors.get("frames"), tensors.get("judged"), tensors.get("turntable"), facts)
 
 
-def frame_views(elevation: float, blind: bool) -> Views:
-    """The four frames of space image: 90 degrees apart from the front."""
-    azimuth = torch.arange(VIEWS) * (2 * math.pi / VIEWS)
+def frame_views(elevation: float, blind: bool, turned: float = 0.0) -> Views:
+    """Four frames, 90 degrees apart, `turned` degrees away from the front."""
+    azimuth = math.radians(turned) + torch.arange(VIEWS) * (2 * math.pi / VIEWS)
     return Views(azimuth, torch.full_like(azimuth, math.radians(elevation)), 1 if blind else VIEWS)
+
+
+def feature_views(a: Compare) -> Views:
+    """Where the frames look from whose features are compared."""
+    return frame_views(a.direct.elevation, False) if a.space == "image" else frame_views(ELEVATION, False, TURNED)
 
 
 @torch.no_grad()
@@ -119,40 +136,42 @@ def pixels(
     return x.detach().cpu(), logs
 
 
-def make_cell(a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPrior) -> Made:
+def make_cell(a: Compare, prompt: str, row: str, seed: int, prior: EmbeddedPrior) -> Made:
     """One cell from the beginning (3d: from its run folder's checkpoints)."""
     forwards, clock = prior.usage.frame_forwards, Clock()
     frames = judged = turntable = None
     reason: str | None = None
     extra: dict[str, Any] = {}
     try:
-        if method == DDIM:
-            d = a.direct
-            frames = sample_prompt(prior, prompt, Sampling(4, d.steps, d.scale, d.guide_above, d.elevation), seed)[0]
+        if row == DDIM:
+            d, v = a.direct, feature_views(a)
+            how = Sampling(VIEWS, d.steps, d.scale, d.guide_above)
+            frames = sample_at(prior, prompt, v.azimuth, v.elevation, how, seed)
         elif a.space == "image":
-            recipe = a.recipe(prompt, method, seed)
+            recipe = a.recipe(prompt, row, seed)
             started = start_method(recipe, prior, a.image.scale, seed)
             frames, logs = pixels(recipe, a.image, prior, started)
             extra = {"logs": logs}
         else:
-            frames, judged, turntable = grow(a, prompt, method, seed, prior, clock)
+            frames, judged, turntable = grow(a, prompt, row, seed, prior, clock)
     except CollapseError as e:
         reason = str(e)
     facts = {
         "frame_forwards": prior.usage.frame_forwards - forwards,
         "seconds": round(clock.total(), 3),
         "collapsed": reason,
+        "turned": 0.0 if a.space == "image" else TURNED,
         **extra,
     }
     return Made(frames, judged, turntable, facts)
 
 
 def grow(
-    a: Compare, prompt: str, method: str, seed: int, prior: EmbeddedPrior, clock: Clock
+    a: Compare, prompt: str, row: str, seed: int, prior: EmbeddedPrior, clock: Clock
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A draft's surface, as frames of the prior's cameras, of the evaluator's, and as a turntable of colour."""
-    recipe = a.recipe(prompt, method, seed)
-    run = Run(a.out / "runs" / slug(prompt) / f"{method}-{seed}")
+    """A draft's surface, as frames of `feature_views`, of the evaluator's cameras, and as a turntable of colour."""
+    recipe = a.recipe(prompt, row, seed)
+    run = Run(a.out / "runs" / slug(prompt) / f"{file_name(row)}-{seed}")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     run.previews.mkdir(exist_ok=True)
     run.write_text("config.yaml", to_yaml(recipe))
@@ -161,7 +180,9 @@ def grow(
     assert shape is not None
     shutil.rmtree(run.checkpoints)  # the cell's file replaces them; config.yaml repeats the run
     run.checkpoints.mkdir()
-    frames = shape.frames(prior_cameras().to(job.device), prior.frame_shape[-1]).cpu()
+    views = feature_views(a)
+    cameras = make_cameras(views.azimuth, views.elevation).to(job.device)
+    frames = shape.frames(cameras, prior.frame_shape[-1]).cpu()
     turntable = light_frames(shape.frames(orbit(TURN, math.radians(15), device=job.device), prior.frame_shape[-1]))[
         :, :3
     ].cpu()
@@ -173,7 +194,7 @@ def grow(
 
 def reference_frames(a: Compare, prompt: str, prior: EmbeddedPrior) -> Tensor:
     """(reference * 4, 7, 64, 64): the prompt's bank, samples that are in no row of the table."""
-    d, one = a.direct, frame_views(a.direct.elevation, False)
+    d, one = a.direct, feature_views(a)
     azimuth, elevation = (x.repeat(a.reference).to(prior.device) for x in (one.azimuth, one.elevation))
     views = Views(azimuth, elevation, VIEWS)
     generator = torch.Generator().manual_seed(REFERENCE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -21,9 +20,11 @@ from app.compare.cells import cell_path, make_cell, save_made
 from app.compare.options import DIRECT, NAMES, Compare
 from app.errors import UsageError
 from app.models import load_prior, require
+from app.ranges import SCALE, SIGMA
 from app.recipes import ANNEALS, check
 from app.run.folder import atomic
 from app.run.work import choose_device
+from app.text import tidy, to_json
 from guidance.priors.embedded import EmbeddedPrior
 
 SETTINGS = "compare.yaml"
@@ -32,7 +33,7 @@ Key = tuple[str, str, int]  # prompt, method, seed
 
 def checked(a: Compare) -> Compare:
     """`a` with plain prompts. UsageError, one sentence, for anything that could not run."""
-    prompts = tuple(dict.fromkeys(p.strip() for p in a.prompts))
+    prompts = tuple(dict.fromkeys(tidy(p) for p in a.prompts))
     if not prompts:
         raise UsageError('Say what to compare on, for instance polymode compare "a red mushroom" "a key".')
     a = dataclasses.replace(a, prompts=prompts)
@@ -40,15 +41,18 @@ def checked(a: Compare) -> Compare:
     if not names:
         raise UsageError("--methods names no method; give some of them, separated by commas.")
     for name in names:
-        if name not in NAMES:
-            raise UsageError(f"Unknown method {name!r}; choose among {', '.join(NAMES)}.")
-    if DIRECT in names and a.space == "image":
+        if (method := name.split(":")[0]) not in NAMES:
+            raise UsageError(f"Unknown method {method!r}; choose among {', '.join(NAMES)}.")
+    if any(n.split(":")[0] == DIRECT for n in names) and a.space == "image":
         raise UsageError("Direct fuses frames into a mesh; leave it out of --methods, or use --space 3d.")
     for name, value, low, high in (
         ("seeds", a.seeds, 1, 256),
         ("workers", a.workers, 1, 64),
         ("reference", a.reference, 2, 256),
         ("image.steps", a.image.steps, 1, 100_000),
+        ("image.rate", a.image.rate, 0, 10),
+        ("image.scale", a.image.scale, *SCALE),
+        ("image.sigma-max", a.image.sigma_max, *SIGMA),
         ("image.sigma-min", a.image.sigma_min, 0.01, a.image.sigma_max),
         ("image.elevation", a.image.elevation, -80, 80),
     ):
@@ -58,7 +62,10 @@ def checked(a: Compare) -> Compare:
         raise UsageError(f"Unknown anneal {a.image.anneal!r}; choose one of {', '.join(ANNEALS)}.")
     for prompt in prompts:
         for name in names:
-            check(a.recipe(prompt, name, 0))
+            try:
+                check(a.recipe(prompt, name, 0))
+            except ValueError as e:
+                raise UsageError(f"--methods: {e}") from e
     return a
 
 
@@ -157,7 +164,7 @@ def run_compare(a: Compare) -> int:
     files = {"report": str(a.out / "report.html"), "results": str(a.out / "results.json")}
     if a.json:
         kept = {k: results[k] for k in ("summary", "paired", "base")}
-        sys.stdout.write(json.dumps({"status": "done", **files, **kept}, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(to_json({"status": "done", **files, **kept}, encoding=sys.stdout.encoding) + "\n")
     else:
         sys.stdout.write(text_table(results["summary"]) + f"\n{files['report']}\n{files['results']}\n")
     return 0

@@ -19,6 +19,7 @@ from app.compare.options import DDIM, Compare
 from app.evaluate.network import Evaluator, load_evaluator
 from app.evaluate.nouns import classes, eval100, prompt_of
 from app.evaluate.report import write_results
+from app.evaluate.statistics import interval_text
 from app.export.glb import write_atomically
 from app.export.preview import to_bytes
 from guidance.priors.embedded import EmbeddedPrior
@@ -31,7 +32,7 @@ COLUMNS = (
     ("kernel distance", 1, 3),
     ("diversity", 1, 3),
     ("diversity, all seeds", 1, 3),
-    ("vendi", 1, 2),
+    ("vendi of 2", 1, 2),
     ("modes a seed", 1, 2),
     ("janus", 100, 0),
     ("saturation", 1, 0),
@@ -39,10 +40,13 @@ COLUMNS = (
     ("seconds", 1, 0),
 )
 NOTE = """R@1, R@5 and excess Janus in percent; saturation in CIELAB chroma; mean [95 % bootstrap interval over
-prompts]. Margin: the evaluator's score of the right class minus the best other one's. Kernel distance: to samples of
-the prior of the same prompt that are in no row. Diversity: mean feature distance over pairs of seeds that rank the
-right class in the first five; Vendi score over the same. Modes a seed: 1 where no two seeds ended in the same mode.
-ddim: the prior's own samples, the ceiling of every method; direct: the same fused into a mesh."""
+prompts]. Margin: the evaluator's score of the right class minus the best other one's. Kernel distance: to samples
+of the prior of the same prompt that are in no row. Diversity: mean feature distance over pairs of seeds that rank
+the right class in the first five; Vendi score of two of the same (ratios: of as many seeds as count in both).
+Modes a seed: 1 where no two seeds ended in the same mode. Fewer than five prompts have no interval. ddim: the
+prior's own samples, the ceiling of every method; direct: the same fused into a mesh. In pixels dsd with its hold
+is the prior's own DDIM sample by construction (each seed's path ends in one, and pixels can follow it): dsd:hold=0
+is the paper's estimator."""
 STYLE = """body{font:14px system-ui,sans-serif;margin:24px;max-width:1500px;color:#222}table{border-collapse:collapse}
 th,td{padding:3px 9px;text-align:left;vertical-align:top;border-bottom:1px solid #ddd;
 font-variant-numeric:tabular-nums}figure{display:inline-block;margin:2px 6px 2px 0}
@@ -87,14 +91,6 @@ def image(data: bytes | None, title: str, width: int = 256) -> str:
     return f'<img src="data:image/webp;base64,{code}" width="{width}" alt="{html.escape(title)}">'
 
 
-def number(value: Sequence[float] | None, scale: float, digits: int) -> str:
-    """mean [low, high]."""
-    if value is None:
-        return "-"
-    mean, low, high = (f"{scale * v:.{digits}f}" for v in value)
-    return f"{mean} [{low}, {high}]"
-
-
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Cells are HTML."""
     top = "".join(f"<th>{h}</th>" for h in head)
@@ -108,7 +104,7 @@ def summary_table(rows: dict[str, dict[str, Any]]) -> str:
         out = [html.escape(name)]
         for key, scale, digits in COLUMNS:
             of = "" if row["n"][key] in (0, most) else f" of {row['n'][key]}"
-            out.append(number(row[key], scale, digits) + of)
+            out.append(interval_text(row[key], scale, digits) + of)
         return out
 
     return table(["method", *(k for k, _, _ in COLUMNS)], [cells(m, r) for m, r in rows.items()])
@@ -117,7 +113,7 @@ def summary_table(rows: dict[str, dict[str, Any]]) -> str:
 def paired_table(rows: dict[str, dict[str, Any]]) -> str:
     names = [k for k in next(iter(rows.values())) if k != "n"]
     scale = {"R@1, difference": 100, "janus, difference": 100}
-    body = [[html.escape(m), *(number(r[k], scale.get(k, 1), 3) for k in names)] for m, r in rows.items()]
+    body = [[html.escape(m), *(interval_text(r[k], scale.get(k, 1), 3) for k in names)] for m, r in rows.items()]
     return table(["method", *names], body)
 
 
@@ -218,6 +214,6 @@ def report(a: Compare, prior: EmbeddedPrior) -> dict[str, Any]:
 def text_table(rows: dict[str, dict[str, Any]]) -> str:
     """The summary as aligned text."""
     lines = [["method", *(k for k, _, _ in COLUMNS)]]
-    lines += [[m, *(number(r[k], s, d) for k, s, d in COLUMNS)] for m, r in rows.items()]
+    lines += [[m, *(interval_text(r[k], s, d) for k, s, d in COLUMNS)] for m, r in rows.items()]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

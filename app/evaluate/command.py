@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,8 +20,11 @@ from app.evaluate.nouns import VIEW_DISTINCT, Prompt, classes, eval100, parse_pr
 from app.evaluate.options import Evaluate
 from app.evaluate.prior import Sampling, sample_prompt
 from app.evaluate.report import contact_sheet, text_table, write_results
+from app.evaluate.statistics import interval_text
 from app.evaluate.views import asset_frames, own_cameras
 from app.models import load_prior
+from app.ranges import ELEVATION, RANGES, SCALE
+from app.text import to_json
 from guidance.priors.embedded import EmbeddedPrior
 
 
@@ -114,8 +116,15 @@ def check(a: Evaluate) -> None:
                 raise UsageError(f'--{name} is only for "polymode evaluate prior"; leave it out for runs.')
     if a.count is not None and a.count < 1:
         raise UsageError(f"--count {a.count} is out of range; use at least 1.")
-    if not 1 <= a.steps <= 1000:
-        raise UsageError(f"--steps {a.steps} is out of range; use 1 to 1000.")
+    for name, value, (low, high) in (
+        ("steps", a.steps, (1, 1000)),
+        ("seed", a.seed, RANGES["seed"]),
+        ("scale", a.scale, SCALE),
+        ("guide-above", a.guide_above, RANGES["direct.guide-above"]),
+        ("elevation", a.elevation, ELEVATION),
+    ):
+        if not low <= value <= high:
+            raise UsageError(f"--{name} {value} is out of range; use {low} to {high}.")
     if a.data is not None and not (a.data / "lowpoly.jsonl").is_file():
         raise UsageError(f"There is no training pack in {a.data} (lowpoly.jsonl is missing); leave --data out.")
     if a.out is not None and a.out.exists() and not a.out.is_dir():
@@ -126,7 +135,7 @@ def run_evaluate(a: Evaluate) -> int:
     """The command's body: prints the table (or JSON). Returns the exit code."""
     results = evaluated(a, sys.stderr.isatty())
     if a.json:
-        sys.stdout.write(json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(to_json(results, encoding=sys.stdout.encoding) + "\n")
     else:
         sys.stdout.write(text_report(results, a.out))
     return 0
@@ -223,15 +232,11 @@ def consistency_lines(c: dict[str, Any]) -> Iterator[str]:
     yield f"A fifth view against four fused ({c['prompts']} prompts, {c['without a hull']} without a hull):"
     for name in ("own fifth", "another's fifth", "exact renders"):
         if c[name]:
-            numbers = ", ".join(f"{k} {_interval(v)}" for k, v in c[name].items())
+            numbers = ", ".join(f"{k} {interval_text(v)}" for k, v in c[name].items())
             yield f"  {name}: {numbers}"
 
 
 def novel_view_lines(n: dict[str, Any]) -> Iterator[str]:
     yield f"Four views from one picture, {n['objects']} held-out objects:"
     for who in ("prior", "same view", "grey"):
-        yield f"  {who}: PSNR {_interval(n[f'{who} PSNR'])}, SSIM {_interval(n[f'{who} SSIM'])}"
-
-
-def _interval(value: list[float] | None) -> str:
-    return "-" if value is None else f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
+        yield f"  {who}: PSNR {interval_text(n[f'{who} PSNR'])}, SSIM {interval_text(n[f'{who} SSIM'])}"

@@ -209,7 +209,7 @@ def save_evaluator(net: Network, folder: Path, config: dict[str, Any]) -> None:
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     widths = list(net.widths)
     head = {"format": FORMAT, "widths": widths, "sha256": {WEIGHTS: digest}}
-    (folder / "config.json").write_text(json.dumps(head | config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(head | config, indent=1) + "\n", encoding="utf-8")
 
 
 def load_evaluator(folder: Path | None = None, encoder: TextEncoder | None = None) -> Evaluator:
@@ -217,7 +217,7 @@ def load_evaluator(folder: Path | None = None, encoder: TextEncoder | None = Non
     is absent, truncated or altered."""
     folder = shipped_folder() if folder is None else folder
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data = (folder / WEIGHTS).read_bytes()
         if config["format"] != FORMAT or hashlib.sha256(data).hexdigest() != config["sha256"][WEIGHTS]:
             raise ValueError("checksum")

@@ -119,7 +119,7 @@ def parse_prompts(text: str) -> list[Prompt]:
 
 def eval100() -> list[Prompt]:
     """The 100 fixed prompts, in their order."""
-    return parse_prompts((Path(str(files("assets"))) / "evaluator" / "eval100.txt").read_text())
+    return parse_prompts((Path(str(files("assets"))) / "evaluator" / "eval100.txt").read_text(encoding="utf-8"))
 
 
 def prompt_of(text: str, known: Iterable[Prompt]) -> Prompt:

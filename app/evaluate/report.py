@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from torch import Tensor
 
 from app.evaluate.measure import Record
 from app.evaluate.network import light_frames
+from app.evaluate.statistics import interval_text
 from app.export.glb import encode_png, write_atomically
 from app.export.preview import to_bytes
+from app.text import to_json
 
 COLUMNS = (
     ("R@1", "R@1", 100),
@@ -30,9 +31,8 @@ def cell(row: dict[str, Any], key: str, scale: int) -> str:
     """One value of a row of `measure.table`: mean [low, high], and of how many prompts where not of all."""
     if row[key] is None:
         return "-"
-    mean, low, high = (scale * v for v in row[key])
     of = "" if row[f"{key} n"] == row["prompts"] else f" of {row[f'{key} n']}"
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]{of}"
+    return interval_text(row[key], scale, 0) + of
 
 
 def text_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -69,7 +69,7 @@ def contact_sheet(path: Path, items: Sequence[tuple[Record, Tensor]], columns: i
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
-    text = json.dumps(results, indent=1, ensure_ascii=False, default=_plain)
+    text = to_json(results, default=_plain)
     write_atomically(path, (text + "\n").encode())
 
 

@@ -1,7 +1,9 @@
 """Numbers over prompts and sets: bootstrap intervals, kernel distance, nearest neighbours, PSNR and SSIM.
 
-Bootstrap: percentiles 2.5 and 97.5 of the mean over resampled prompts, from a fixed generator.
-Kernel distance (KID, 1801.01401): the unbiased squared MMD with k(x, y) = (x . y / d + 1)^3.
+Bootstrap: percentiles 2.5 and 97.5 of the mean over resampled prompts, from a fixed generator. Fewer than FEWEST
+values have no interval: the resamples of two numbers say nothing of a third.
+Kernel distance (KID, 1801.01401): the unbiased squared MMD with k(x, y) = (x . y / d + 1)^3, x and y features as they
+are. Of unit vectors x . y / d is at most 1/d, the kernel is a straight line, and a collapse to the mean goes unseen.
 """
 
 from __future__ import annotations
@@ -13,32 +15,50 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 RESAMPLES = 2000
+FEWEST = 5  # values behind an interval
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> list[float] | None:
-    """[mean, low, high]: the mean and its 95 % bootstrap interval over the values; None without values."""
+    """[mean, low, high]: the mean and its 95 % bootstrap interval over the values; [mean] of fewer than FEWEST, None
+    without values."""
     if not values:
         return None
     x = torch.tensor(values, dtype=torch.float64)
+    if len(values) < FEWEST:
+        return [float(x.mean())]
     generator = torch.Generator().manual_seed(seed)
     means = x[torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return [float(x.mean()), low, high]
 
 
-def kernel_distance(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared MMD of feature sets (N, D) and (M, D), at least two each. May be slightly negative."""
-    if len(x) < 2 or len(y) < 2:
-        raise ValueError(f"A kernel distance needs at least two features on each side, got {len(x)} and {len(y)}.")
+def interval_text(value: Sequence[float] | None, scale: float = 1.0, digits: int = 2) -> str:
+    """What `mean_interval` found, for people: "mean [low, high]", "mean" or "-"."""
+    if value is None:
+        return "-"
+    mean, *ends = (f"{scale * v:.{digits}f}" for v in value)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def kernel_distance(x: Tensor, y: Tensor, views: int = 1) -> float:
+    """Unbiased squared MMD of feature sets (N, D) and (M, D), at least two objects each. May be slightly negative.
+    `views`: so many neighbouring rows are of one object; they are not independent, so pairs of one object are left
+    out."""
+    if len(x) < 2 * views or len(y) < 2 * views:
+        raise ValueError(
+            f"A kernel distance needs at least two objects on each side, got {len(x)} and {len(y)} features "
+            f"of {views} views an object."
+        )
     x, y, d = x.double(), y.double(), x.shape[1]
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / d + 1) ** 3
 
-    def without_diagonal(k: Tensor) -> Tensor:
-        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+    def between_objects(k: Tensor) -> Tensor:
+        of = torch.arange(len(k)) // views
+        return k[of[:, None] != of].mean()
 
-    return float(without_diagonal(kernel(x, x)) + without_diagonal(kernel(y, y)) - 2 * kernel(x, y).mean())
+    return float(between_objects(kernel(x, x)) + between_objects(kernel(y, y)) - 2 * kernel(x, y).mean())
 
 
 def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:

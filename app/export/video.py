@@ -50,7 +50,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], size: int, fps: int) -
     ffmpeg = None
     try:
         executable = imageio_ffmpeg.get_ffmpeg_exe()
-        command = (executable, "-y", "-v", "error", *source, *ENCODER, str(draft))
+        # absolute: a relative name with a colon would be a protocol to ffmpeg, one with a dash in front an option
+        command = (executable, "-y", "-v", "error", *source, *ENCODER, os.path.abspath(draft))
         ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             for frame in frames:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import subprocess
@@ -20,6 +19,9 @@ from app.jobs.options import Jobs
 from app.jobs.state import Job
 from app.run.folder import OUTPUTS
 from app.run.signals import stop_signals
+from app.text import to_json
+
+MOST_LISTED = 1_000_000
 
 
 def run_jobs(a: Jobs) -> int:
@@ -29,6 +31,8 @@ def run_jobs(a: Jobs) -> int:
         raise UsageError(f"Say which run: `polymode jobs {a.action} ID`; `polymode jobs list` shows them.")
     if not needs and a.id:
         raise UsageError(f"`polymode jobs {a.action}` takes no ID; leave {a.id!r} out.")
+    if not 0 <= a.limit <= MOST_LISTED:
+        raise UsageError(f"--limit {a.limit} is out of range; use 0 to {MOST_LISTED}.")
     if a.action != "work" and not a.runs.is_dir():
         raise UsageError(f"There is no folder {a.runs}; give the folder of your runs with --runs.")
     index = Index(a.runs)
@@ -53,9 +57,15 @@ def run_jobs(a: Jobs) -> int:
 
 
 def _say(a: Jobs, value: dict[str, Any], text: Any) -> int:
-    out = json.dumps(value, ensure_ascii=False, indent=1) if a.json else text(value)
-    sys.stdout.write(out + "\n")
+    if a.json:
+        _print(value)
+    else:
+        sys.stdout.write(text(value) + "\n")
     return 0
+
+
+def _print(value: Any, indent: int | None = 1) -> None:
+    sys.stdout.write(to_json(value, indent, sys.stdout.encoding) + "\n")
 
 
 def described(index: Index, id: str) -> dict[str, Any]:
@@ -64,7 +74,8 @@ def described(index: Index, id: str) -> dict[str, Any]:
     job = dataclasses.asdict(index.get(id))
     progress = state.read_json(folder / state.PROGRESS) if job["state"] in state.ACTIVE else None
     files = {n: str(folder / n) for n in OUTPUTS if (folder / n).is_file()}
-    return job | {"folder": str(folder), "progress": progress, "files": files}
+    notes = state.notes(folder, job["state"])
+    return job | {"folder": str(folder), "progress": progress, "notes": notes, "files": files}
 
 
 def duration(job: Job) -> str:
@@ -77,7 +88,7 @@ def duration(job: Job) -> str:
 def _list(a: Jobs, index: Index) -> int:
     jobs = index.list(state.STATES if a.state == "all" else (a.state,), a.search, a.limit)
     if a.json:
-        sys.stdout.write(json.dumps([dataclasses.asdict(j) for j in jobs], ensure_ascii=False, indent=1) + "\n")
+        _print([dataclasses.asdict(j) for j in jobs])
         return 0
     for j in jobs:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(j.created))
@@ -97,6 +108,7 @@ def _show(v: dict[str, Any]) -> str:
     if p := v["progress"]:
         left = "" if p["eta"] is None else f", about {p['eta']:.0f} s left"
         lines.append(f"stage {p['number']}/{p['stages']} {p['stage']}: step {p['step']}/{p['steps']}{left}")
+    lines += v["notes"]
     lines += [f"{k}: {t}" for k, t in when.items()] + [f"folder: {v['folder']}"] + list(v["files"].values())
     return "\n".join(lines)
 
@@ -109,7 +121,7 @@ def _open(folder: Path) -> int:
         return 0
     opener = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
     if opener and (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        subprocess.Popen([opener, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen([opener, str(folder.resolve())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return 0
 
 
@@ -146,7 +158,7 @@ def _work(a: Jobs, index: Index) -> int:
     with stop_signals(lambda *_: supervisor.stop()) as interrupted:
         supervisor.run(over)
     if a.json:
-        sys.stdout.write(json.dumps([dataclasses.asdict(index.get(id)) for id in done], ensure_ascii=False) + "\n")
+        _print([dataclasses.asdict(index.get(id)) for id in done], None)
     if supervisor.stuck():
         raise UsageError(supervisor.trouble)
     return 130 if interrupted() else 0

@@ -18,6 +18,7 @@ from app.jobs.index import NAME, Index
 from app.jobs.state import CANCELLED, DONE, FAILED, RUNNING, Job
 from app.recipes import Recipe
 from app.run.folder import Run
+from app.text import quoted
 
 LOOK = 0.2  # seconds between looks for a cancellation
 
@@ -42,7 +43,9 @@ def foreground(run: Run, recipe: Recipe) -> Iterator[None]:
     fresh = state.new_job(Run(folder), recipe)
     with state.locked(folder) as mine:
         if not mine:
-            raise UsageError(f"The run in {folder} is at work already; see `polymode jobs show {folder.name}`.")
+            raise UsageError(
+                f"The run in {folder} is at work already; see `polymode jobs show {quoted(folder.name)}`."
+            )
         state.sweep(folder)
         (folder / state.CANCEL).unlink(missing_ok=True)
         begun = {"state": RUNNING, "started": state.now(), "ended": None, "exit_code": None, "reason": ""}

@@ -35,12 +35,14 @@ from app.jobs.state import (
     read_job,
     write_job,
 )
+from app.text import quoted, shown, to_json
 
 NAME = ".jobs.sqlite"
 TRASH = ".trash"
 MOST_ATTEMPTS = 3  # workers that may die of one job
 PATIENCE = 30.0  # seconds to wait for another process's transaction
 VERSION = 2
+ID, BYTES = "CAST(? AS TEXT)", "CAST(id AS BLOB)"  # a folder's name may be no UTF-8, which SQLite minds in text alone
 TABLE = (
     "DROP TABLE IF EXISTS jobs",
     """CREATE TABLE jobs (id TEXT PRIMARY KEY, state TEXT NOT NULL, device TEXT NOT NULL, priority INTEGER NOT NULL,
@@ -127,7 +129,8 @@ class Index:
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return UsageError(f"The index {self.path} is in another process's use ({e}); try again.")
         return DamagedIndex(
-            f"The index {self.path} cannot be used ({e}); rebuild it with `polymode jobs rescan --runs {self.root}`."
+            f"The index {self.path} cannot be used ({e}); rebuild it with `polymode jobs rescan --runs "
+            f"{quoted(self.root)}`."
         )
 
     def _fill(self, connection: sqlite3.Connection, again: bool = False) -> None:
@@ -150,9 +153,12 @@ class Index:
             raise UsageError(f"The folder {self.root} cannot be read ({e.strerror}).") from e
 
     def _put(self, connection: sqlite3.Connection, job: Job) -> None:
-        row = (job.id, job.state, job.device, job.priority, job.created, job.title, job.group)
-        more = (state.stamp(self.root / job.id), json.dumps(dataclasses.asdict(job), ensure_ascii=False))
-        connection.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *more))
+        row = (os.fsencode(job.id), job.state, job.device, job.priority, job.created, shown(job.title, 1000))
+        more = (job.group, state.stamp(self.root / job.id), to_json(dataclasses.asdict(job), None))
+        connection.execute(f"INSERT OR REPLACE INTO jobs VALUES ({ID}, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *more))
+
+    def _forget(self, connection: sqlite3.Connection, id: str) -> None:
+        connection.execute(f"DELETE FROM jobs WHERE id = {ID}", (os.fsencode(id),))
 
     def put(self, job: Job, most: int = 0) -> Job:
         """A new job, into its folder and the index. UsageError where `most` jobs wait or run already (0: no limit)."""
@@ -191,7 +197,8 @@ class Index:
         """Take in runs that were made or changed, and forget those that were moved away, behind the index's back."""
         here = {f.name: s for f in self._folders() if (s := state.stamp(f)) is not None}
         with self._open() as connection:
-            known = dict(connection.execute("SELECT id, stamp FROM jobs"))
+            rows = connection.execute(f"SELECT {BYTES}, stamp FROM jobs")
+            known = {os.fsdecode(id): stamp for id, stamp in rows}
         odd = {id for id in here.keys() | known.keys() if here.get(id) != known.get(id)}
         if not odd:
             return
@@ -200,7 +207,7 @@ class Index:
                 if job := read_job(self.root / id):
                     self._put(connection, job)
                 elif not state.is_run(self.root / id):
-                    connection.execute("DELETE FROM jobs WHERE id = ?", (id,))
+                    self._forget(connection, id)
 
     def list(
         self,
@@ -212,7 +219,7 @@ class Index:
     ) -> list[Job]:
         """Newest first; `search` is part of the title, whatever its case."""
         marks = ", ".join("?" * len(states))
-        query, values = f"SELECT job FROM jobs WHERE state IN ({marks})", [*states]
+        query, values = f"SELECT {BYTES}, job FROM jobs WHERE state IN ({marks})", [*states]
         if search:
             query += " AND instr(folded(title), ?) > 0"
             values.append(search.encode("utf-8", "replace").decode().casefold())
@@ -223,7 +230,7 @@ class Index:
             rows = connection.execute(
                 f"{query} ORDER BY created DESC, id DESC LIMIT ? OFFSET ?", [*values, limit, offset]
             )
-            return [Job(**json.loads(text)) for (text,) in rows]
+            return [Job(**json.loads(text) | {"id": os.fsdecode(id)}) for id, text in rows]
 
     def get(self, id: str) -> Job:
         """The job as its folder says. UsageError where there is none."""
@@ -236,9 +243,9 @@ class Index:
         """Take the first queued job of these devices: (job, now running; its lock), or None. The lock is taken before
         the state changes, so that a job that says it runs is either locked or its worker has died."""
         marks = ", ".join("?" * len(devices))
-        query = f"SELECT id FROM jobs WHERE state = ? AND device IN ({marks}) ORDER BY priority DESC, created, id"
+        query = f"SELECT {BYTES} FROM jobs WHERE state = ? AND device IN ({marks}) ORDER BY priority DESC, created, id"
         with self._open() as connection:
-            waiting = [id for (id,) in connection.execute(query, (QUEUED, *devices))]
+            waiting = [os.fsdecode(id) for (id,) in connection.execute(query, (QUEUED, *devices))]
         for id in waiting:
             if claimed := self._claim(id, pid):
                 return claimed
@@ -254,7 +261,7 @@ class Index:
                     if job is not None:
                         self._put(connection, job)
                     elif not state.is_run(folder):
-                        connection.execute("DELETE FROM jobs WHERE id = ?", (id,))
+                        self._forget(connection, id)
                     return None
                 handle = state.lock(folder)
                 return None if handle is None else (self._write(connection, _running(job, pid)), handle)
@@ -287,7 +294,7 @@ class Index:
 
     def _cancelled(self, job: Job) -> Job:
         (self.root / job.id / state.CANCEL).unlink(missing_ok=True)
-        reason = f"Cancelled; continue with `polymode jobs resume {job.id}`."
+        reason = f"Cancelled; continue with `polymode jobs resume {quoted(job.id)}`."
         return dataclasses.replace(
             job, state=CANCELLED, pid=None, ended=state.now(), exit_code=Cancelled.exit_code, reason=reason
         )
@@ -337,7 +344,7 @@ class Index:
                 n += 1
                 target = self.root / TRASH / f"{id}-{n}"
             shutil.move(folder, target)
-            connection.execute("DELETE FROM jobs WHERE id = ?", (id,))
+            self._forget(connection, id)
         return target
 
     def recover(self) -> list[Job]:
@@ -345,9 +352,10 @@ class Index:
         that was asked to stop is cancelled, another is queued again, until MOST_ATTEMPTS workers died of it. Returns
         what was changed."""
         with self._open() as connection:
-            rows = connection.execute("SELECT id FROM jobs WHERE state IN (?, ?)", ACTIVE).fetchall()
+            rows = connection.execute(f"SELECT {BYTES} FROM jobs WHERE state IN (?, ?)", ACTIVE).fetchall()
         changed = []
-        for (id,) in rows:
+        for (name,) in rows:
+            id = os.fsdecode(name)
             folder = self.root / id
             with contextlib.suppress(FileNotFoundError), state.locked(folder) as mine:
                 if mine and state.is_run(folder):
@@ -367,7 +375,7 @@ class Index:
             f"Its worker died {job.attempts} times, perhaps for lack of memory; {state.LOG} in its folder may say why."
         )
         if not job.attempts:  # a person's own, who may not want it to go on behind their back
-            what = f"Its process was ended; continue with `polymode generate --resume {folder}`."
+            what = f"Its process was ended; continue with `polymode generate --resume {quoted(folder)}`."
         return dataclasses.replace(over, state=FAILED, exit_code=1, reason=what)
 
 

@@ -11,8 +11,9 @@ from app.jobs.state import Job, new_job
 from app.jobs.submit import fresh_folder, removed_on_error
 from app.models import require
 from app.recipes import check, load_recipe
-from app.run.folder import create_run, slug
+from app.run.folder import create_run
 from app.run.work import choose_device
+from app.text import slug
 
 
 def repeat(index: Index, id: str, seed: int | None = None, max_queue: int = 0) -> Job:

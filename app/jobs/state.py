@@ -25,6 +25,7 @@ from typing import Any
 from app.errors import UsageError
 from app.recipes import Recipe
 from app.run.folder import Run, atomic
+from app.text import control, quoted, shown, tidy, to_json, visible
 
 QUEUED, RUNNING, CANCELLING, CANCELLED, FAILED, DONE = STATES = (
     "queued",
@@ -79,7 +80,7 @@ def now() -> float:
 def new_job(run: Run, recipe: Recipe, priority: int = 0, title: str = "", group: str = "") -> Job:
     """A queued job of a run folder that was just created."""
     kind = "reconstruct" if recipe.picture.count else "generate"
-    named = title or recipe.prompt or run.folder.name
+    named = title or recipe.prompt or shown(run.folder.name)
     return Job(
         run.folder.name,
         named,
@@ -94,9 +95,9 @@ def new_job(run: Run, recipe: Recipe, priority: int = 0, title: str = "", group:
 
 
 def checked_title(title: str) -> str:
-    """The title without spaces around it. UsageError for an empty, long or unprintable one."""
-    title = title.strip()
-    if not title or len(title) > 200 or any(not c.isprintable() for c in title):
+    """The title on one line, without spaces around it. UsageError for an empty or long one, or control characters."""
+    title = tidy(title)
+    if not visible(title) or len(title) > 200 or control(title):
         raise UsageError("A title has 1 to 200 printable characters; give another.")
     return title
 
@@ -104,7 +105,7 @@ def checked_title(title: str) -> str:
 def write_job(folder: Path, job: Job) -> Job:
     """Replace job.json at once. OSError where the folder cannot be written."""
     with atomic(folder / JOB) as path:
-        path.write_text(json.dumps(dataclasses.asdict(job), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(to_json(dataclasses.asdict(job)) + "\n", encoding="utf-8")
     return job
 
 
@@ -145,7 +146,8 @@ def read_job(folder: Path) -> Job | None:
         if (folder / JOB).is_file():
             value = read_json(folder / JOB)
             job = None if value is None else job_of(value | {"id": folder.name})
-            return job or _without_job(folder, f"{JOB} is damaged; `polymode jobs resume {folder.name}` mends it.")
+            again = f"`polymode jobs resume {quoted(folder.name)}`"
+            return job or _without_job(folder, f"{JOB} is damaged; {again} mends it.")
         return _without_job(folder)
     except OSError:
         return None
@@ -157,7 +159,7 @@ def _without_job(folder: Path, damage: str = "") -> Job:
     done = metadata.get("status") == "done"
     return Job(
         folder.name,
-        str(metadata.get("prompt") or folder.name),
+        str(metadata.get("prompt") or shown(folder.name)),
         DONE if done else FAILED if damage else CANCELLED,
         "reconstruct" if (folder / "pictures").is_dir() else "generate",
         str(metadata.get("method", "")),
@@ -182,6 +184,13 @@ def finished(folder: Path) -> bool:
     """Whether the run came to its end: the last file it writes says so, and its mesh is still there."""
     done = (read_json(folder / "metadata.json") or {}).get("status") == "done"
     return done and (folder / "mesh.glb").is_file()
+
+
+def notes(folder: Path, state: str) -> list[str]:
+    """What a run in this state noted for people: words that the prior does not read, a prompt it does not know."""
+    file = PROGRESS if state in ACTIVE else "metadata.json"
+    said = None if state == QUEUED else (read_json(folder / file) or {}).get("notes")
+    return [str(n) for n in said] if isinstance(said, list) else []
 
 
 def cancel_asked(folder: Path) -> bool:

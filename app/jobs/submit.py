@@ -15,8 +15,9 @@ from app.jobs.state import ACTIVE, QUEUED, Job, checked_title, new_job
 from app.models import require
 from app.recipes import Recipe, check
 from app.reconstruct import picture_recipe, prepare
-from app.run.folder import create_run, slug
+from app.run.folder import create_run
 from app.run.work import choose_device
+from app.text import control, mended, slug
 
 
 def fresh_folder(root: Path, name: str) -> Path:
@@ -52,7 +53,7 @@ def submit(
     if max_queue and len(index.list((QUEUED, *ACTIVE), limit=max_queue)) >= max_queue:
         raise UsageError(f"{max_queue} jobs are waiting, which is the limit; try again when some are done.")
     title = checked_title(title[:200]) if title else ""
-    if name and (Path(name).name != name or name.startswith(".") or not name.isprintable()):
+    if name and (Path(name).name != name or name.startswith(".") or control(mended(name))):
         raise UsageError(f"{name[:80]!r} is no name for a folder; give one without slashes and dots before it.")
     if pictures:
         recipe = picture_recipe(recipe, len(pictures))

@@ -25,6 +25,7 @@ from app.jobs.state import ACTIVE, CANCELLING, GRACE, QUEUED, Job
 
 SILENT = 120.0  # seconds without a heartbeat after which a worker is taken for dead
 TICK = 0.2
+MOST_WORKERS = 1024
 TRIES = 3  # so many workers, one after another, that fail before they have taken a job, and no more are started
 
 
@@ -44,6 +45,8 @@ def slots(workers: int, device: str = "auto") -> list[Slot]:
     One alone has as many threads as a run in a terminal (0: torch's own choice): both give the same bytes."""
     if workers < 1:
         raise UsageError(f"{workers} workers do nothing; give 1 or more with --workers.")
+    if workers > MOST_WORKERS:
+        raise UsageError(f"--workers {workers} is out of range; use 1 to {MOST_WORKERS}.")
     if device != "cpu":
         import torch
 

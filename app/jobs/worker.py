@@ -115,7 +115,7 @@ class StatusFile:
             return
         self.last, self.stage = now, status.stage
         with contextlib.suppress(OSError), atomic(self.folder / state.PROGRESS) as path:
-            path.write_text(json.dumps(dataclasses.asdict(status) | {"time": round(time.time(), 2)}))
+            path.write_text(json.dumps(dataclasses.asdict(status) | {"time": round(time.time(), 2)}), encoding="utf-8")
 
 
 def run_job(index: Index, job: Job, priors: Priors) -> Job:

@@ -109,7 +109,7 @@ def read(run: Run) -> list[Posed]:
     """pictures.json. UsageError where it is absent or damaged."""
     path = run.pictures / "pictures.json"
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         return [Posed(**(r | {"centre": tuple(r["centre"]), "estimated": tuple(r["estimated"])})) for r in rows]
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise UsageError(f"{path} is missing or damaged ({type(e).__name__}); start the run again.") from e
@@ -126,7 +126,7 @@ class References:
 
     def picture(self) -> Picture:
         """What the prior is told: azimuths relative to the first."""
-        return Picture(self.frames, self.cameras.azimuth - self.cameras.azimuth[0], self.cameras.elevation)
+        return Picture(self.frames, self.cameras.azimuth, self.cameras.elevation)
 
 
 def load(run: Run, size: int, device: torch.device | str = "cpu") -> References:

@@ -54,11 +54,11 @@ def estimate_azimuths(
             turn = torch.arange(VIEWS) * (2 * math.pi / VIEWS) + s * (2 * math.pi / VIEWS / SETS)
             elevation = references.cameras.elevation[k].expand(VIEWS).clamp(LOW, HIGH)
             noise = torch.randn((VIEWS, *prior.frame_shape), generator=generator).to(elevation.device)
-            azimuth = turn.to(elevation.device)
+            azimuth = turn.to(elevation.device) + references.cameras.azimuth[0]
             frames = sample_frames(
                 prior, prompt, azimuth, elevation, noise, STEPS, 1.0, on_step, picture=first.picture()
             )
             score, index = likeness(references.frames[k], frames).max(0)
             if float(score) > best:
-                best, out[k] = float(score), float(azimuth[index] + references.cameras.azimuth[0])
+                best, out[k] = float(score), float(azimuth[index])
     return out

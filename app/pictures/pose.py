@@ -85,7 +85,7 @@ def load_pose(folder: Path | None = None) -> PoseNet:
     """The shipped network, its checksum verified. MissingError, in one sentence, where it is absent or damaged."""
     folder = folder or pose_folder()
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         data = (folder / "pose.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != config["sha256"]:
             raise ValueError("checksum")

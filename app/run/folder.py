@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import FULL, DiskError, UsageError
 from app.recipes import Recipe, to_yaml
+from app.text import quoted, slug, to_json
 
 if TYPE_CHECKING:  # torch takes a second to import; a list of runs needs none of it
     import torch
@@ -37,11 +37,6 @@ def generators(seed: int) -> dict[str, torch.Generator]:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         result[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return result
-
-
-def slug(prompt: str) -> str:
-    """A file name from a prompt: at most 40 characters of a-z, 0-9 and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "run"
 
 
 @contextmanager
@@ -81,10 +76,10 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         with atomic(self.folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        self.write_text(name, to_json(value) + "\n")
 
     def event(self, kind: str, **values: Any) -> None:
         """Append one line to events.jsonl, with the wall time (for people and plots; nothing reads it back)."""
@@ -101,15 +96,15 @@ class Run:
 
     def load_checkpoint(self, stage: str) -> tuple[dict[str, Tensor], int] | None:
         """(tensors, step), or None where the stage has none. UsageError if the file is damaged."""
-        from safetensors import safe_open
+        from safetensors.torch import load
 
         path = self.checkpoints / f"{stage}.safetensors"
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                # cloned: otherwise the tensors may be windows into the mapped file, which later saves replace
-                return {k: file.get_tensor(k).clone() for k in file.keys()}, int(file.metadata()["step"])
+            data = path.read_bytes()  # safetensors itself opens no path that is not UTF-8
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return load(data), int(header["__metadata__"]["step"])
         except Exception as e:
             raise UsageError(f"The checkpoint {path} is damaged ({e}); remove it to redo its stage.") from e
 
@@ -117,18 +112,18 @@ class Run:
 def create_run(recipe: Recipe, out: Path | None, name: str = "") -> Run:
     """A new folder with config.yaml in it, called after the prompt, or `name`. UsageError if `out` holds anything
     already, or cannot be written; DiskError on a full disk."""
-    if out is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out, n = Path("runs") / f"{slug(recipe.prompt or name)}-{stamp}", 1
-        while out.exists():
-            n += 1
-            out = Path("runs") / f"{slug(recipe.prompt or name)}-{stamp}-{n}"
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"The output {out} is a file; give a new folder with --out.")
+    named = f"{slug(recipe.prompt or name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    asked, out, n = out, out or Path("runs") / named, 1
     try:
+        while asked is None and out.exists():
+            n += 1
+            out = Path("runs") / f"{named}-{n}"
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"The output {out} is a file; give a new folder with --out.")
         if out.is_dir() and any(out.iterdir()):
             raise UsageError(
-                f"The output folder {out} is not empty; give a new one with --out, or continue it with --resume {out}."
+                f"The output folder {out} is not empty; give a new one with --out, or continue it with --resume "
+                f"{quoted(out)}."
             )
         run = Run(out)
         run.checkpoints.mkdir(parents=True, exist_ok=True)

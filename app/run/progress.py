@@ -22,6 +22,7 @@ class Status:
     steps: int
     stage_eta: float | None
     eta: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -81,13 +82,14 @@ class Bar:
         after = sum(p.plan[n] for n in names[names.index(self.name) + 1 :]) if self.name in p.plan else 0.0
         here = p.plan.get(self.name, 0.0) * (1 - self._done / max(1, self.total))
         eta = None if work <= 0 else seconds / work * (after + here)
-        p.listener(Status(self.name, p.current, len(p.plan), self._done, self.total, left, eta))
+        p.listener(Status(self.name, p.current, len(p.plan), self._done, self.total, left, eta, tuple(p.notes)))
 
 
 @dataclass
 class Progress:
     """Stage bars and short messages; `quiet` silences both. `plan`: the run's stages in order, and the seconds each
-    takes on some machine: their ratios and what was measured give the ETA. `listener` hears of every step."""
+    takes on some machine: their ratios and what was measured give the ETA. `listener` hears of every step. `notes`:
+    sentences that a person should still see when the run is over."""
 
     quiet: bool = False
     current: int = 0
@@ -95,11 +97,17 @@ class Progress:
     listener: Callable[[Status], None] | None = None
     work: float = 0.0
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def stage(self, name: str, total: int, start: int = 0) -> Bar:
         self.current += 1
         place = f"[{self.current}/{len(self.plan)}] " if self.plan else ""
         return Bar(name, f"{place}{name}", total, start, self)
+
+    def note(self, sentence: str) -> None:
+        """Say it, and keep it for metadata.json and the page."""
+        self.notes.append(sentence)
+        self.say(sentence)
 
     def say(self, line: str) -> None:
         if not self.quiet:

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stop_signals(then: Callable[[int, bool], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM are noted; yields whether one came. `then(signal, again)` is called with each, `again` where
-    it was not the first."""
-    if threading.current_thread() is not threading.main_thread():  # a library's user: only the main thread hears them
+def stop_signals(
+    then: Callable[[int, bool], None] | None = None, hangup: bool = False
+) -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM are noted, with `hangup` a closed terminal too (unless nohup said otherwise); yields whether
+    one came. `then(signal, again)` is called with each, `again` where it was not the first. Only the main thread hears
+    signals: elsewhere none comes."""
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came = False
@@ -23,7 +26,10 @@ def stop_signals(then: Callable[[int, bool], None] | None = None) -> Iterator[Ca
         if then is not None:
             then(signum, again)
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hangup and hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signals.append(signal.SIGHUP)
+    previous = {s: signal.signal(s, note) for s in signals}
     try:
         yield lambda: came
     finally:

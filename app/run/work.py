@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from app.errors import Cancelled, MissingError
+from app.errors import Cancelled, MissingError, UsageError
 from app.export.preview import save_png
 from app.methods import DIRECT
 from app.optimize import Optimization, StepResult, Timings, optimize
@@ -23,6 +23,7 @@ from app.recipes import Recipe
 from app.run.folder import OUTPUTS, Run
 from app.run.live import Look, save_turntable
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.prior import Picture
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.frames import stored
@@ -82,7 +83,7 @@ class Work:
         """Between two parts without a loop: Cancelled if the run is to stop."""
         if self.stopped():
             self.run.event("cancelled", stage=where)
-            again = f"continue with `polymode generate --resume {self.run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(self.run.folder)}`."
             raise Cancelled(f"Cancelled before {where}; {again}")
 
     def loop(
@@ -98,7 +99,14 @@ class Work:
         `solid`: it moves a mesh."""
         saved = self.run.load_checkpoint(stage)
         if saved is not None:
-            state.restore(*saved)
+            try:
+                state.restore(*saved)
+            except (KeyError, RuntimeError, ValueError) as e:
+                path = self.run.checkpoints / f"{stage}.safetensors"
+                raise UsageError(
+                    f"The checkpoint {path} does not fit config.yaml; undo what was changed there, or remove the "
+                    "checkpoint to redo its stage."
+                ) from e
             self.run.event("resumed", stage=stage, step=state.start)
 
         def picture(name: str, result: StepResult) -> None:

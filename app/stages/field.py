@@ -23,7 +23,7 @@ from renderers.fields import GridField, blob_field, smoothness, vertex_positions
 from renderers.volume import Occupancy, render_field, update_occupancy
 
 OCCUPANCY_EVERY = 16
-SOLID, EMPTY = 60.0, 4.0  # density before softplus, one cell inside and three cells outside of a mesh
+SOLID, FALL, BAND = 60.0, 2.5, 3.0  # before softplus: one cell inside a mesh; a cell outside, over so many cells
 
 
 def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
@@ -39,13 +39,15 @@ def time_policy(anneal: str, sigma_min: float, sigma_max: float) -> TimePolicy:
 def field_of_mesh(vertices: Tensor, faces: Tensor, colors: Tensor, resolution: int) -> GridField:
     """A field that looks like a closed mesh with colours (V, 3) at its vertices.
 
-    With d the signed distance in cells: softplus'd density rises to SOLID within a cell inside, and outside falls so
-    slowly that guidance can still grow something there. Each grid vertex takes the nearest mesh vertex's colour.
+    With d the signed distance in cells: softplus'd density rises to SOLID within a cell inside. Outside it falls by
+    FALL a cell: guidance can still grow something in the next two cells, and beyond them softplus leaves .0006 a world
+    unit, which is no haze and, under the occupancy's threshold, is not marched through. Each grid vertex takes the
+    nearest mesh vertex's colour.
     """
     from scipy.spatial import KDTree
 
-    cells = signed_distance(vertices, faces, resolution, band=3.0) * (resolution - 1) / 2
-    height = torch.where(cells > 0, SOLID * cells.clamp(max=1), EMPTY * cells / 3)
+    cells = signed_distance(vertices, faces, resolution, band=BAND) * (resolution - 1) / 2
+    height = torch.where(cells > 0, SOLID * cells.clamp(max=1), FALL * cells)
     points = vertex_positions(resolution).reshape(-1, 3).numpy()
     _, nearest = KDTree(vertices.detach().cpu().numpy()).query(points)
     raw_color = torch.logit(colors.detach().cpu().clamp(0.01, 0.99))[torch.from_numpy(nearest)]
@@ -94,10 +96,11 @@ def field_step(
         cameras = camera_sets(recipe.sets, g["camera"], field.device, method)
         if i % OCCUPANCY_EVERY == 0:
             state.extra["occupancy"] = update_occupancy(field).cells
-        jitter = torch.rand(len(cameras), size, size, generator=g["jitter"]).to(field.device)
+        rows = len(cameras) if anchor is None else max(len(cameras), len(anchor.cameras))
+        jitter = torch.rand(rows, size, size, generator=g["jitter"]).to(field.device)
         start = time.perf_counter()
         occupancy = Occupancy(state.extra["occupancy"].to(field.device))
-        rendered = render_field(field, cameras, size, recipe.samples, jitter, occupancy)
+        rendered = render_field(field, cameras, size, recipe.samples, jitter[: len(cameras)], occupancy)
         seconds = time.perf_counter() - start
         t = policy.draw(i, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
         smooth = recipe.smooth_density * smoothness(field.raw_density)

@@ -16,8 +16,11 @@ from app.optimize import PREVIEWS, Timings
 from app.recipes import DirectRecipe
 from app.run.folder import Run
 from app.run.progress import Progress
+from app.text import quoted
 from guidance.direct import sample_frames
+from guidance.method import Drawn
 from guidance.prior import Prior
+from guidance.sample import knots
 from guidance.settings import ELEVATIONS
 from renderers.cameras import Cameras, make_cameras, orbit
 
@@ -58,18 +61,22 @@ def sample(
     progress: Progress,
     stopped: Callable[[], bool],
     references: References | None = None,
-) -> tuple[Tensor, Timings]:
-    """Frames (V, C, H, W) in [0, 1], read from the run's checkpoint where they are already drawn. With `references`
-    the prior is told of the pictures, and their silhouettes are put into their views.
+) -> tuple[Tensor, Drawn, Timings]:
+    """Frames (V, C, H, W) in [0, 1], read from the run's checkpoint where they are already drawn, and what they were
+    drawn from. With `references` the prior is told of the pictures, and their silhouettes are put into their views.
 
     Previews show the clean predictions. A cancelled sampling (Cancelled) starts again when resumed: it takes seconds.
     """
+    noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
+    around = noise if references is None else noise[: recipe.views]
+    start = float(cameras.azimuth[0]), float(cameras.elevation[-1 if references is None else 1])
+    drawn = Drawn(around, *start, knots(recipe.steps), recipe.scale, recipe.guide_above)
     saved = run.load_checkpoint(stage)
     bar = progress.stage(stage, recipe.steps, recipe.steps if saved else 0)
     if saved is not None:
         bar.close()
         run.event("resumed", stage=stage, step=saved[1])
-        return saved[0]["frames"].to(cameras.device), Timings()
+        return saved[0]["frames"].to(cameras.device), drawn, Timings()
     begin = time.perf_counter()
     every = max(1, recipe.steps // PREVIEWS)
 
@@ -81,20 +88,17 @@ def sample(
             run.event("step", stage=stage, step=done, steps=recipe.steps, opacity=float(frames[:, 3].mean()))
         if stopped():
             run.event("cancelled", stage=stage, step=done)
-            again = f"continue with `polymode generate --resume {run.folder}`."
+            again = f"continue with `polymode generate --resume {quoted(run.folder)}`."
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
-    noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
     told: dict[str, Any] = {}
-    azimuth = cameras.azimuth
     if references is not None:
-        azimuth = azimuth - references.cameras.azimuth[0]
         which = picture_views(cameras, references.cameras)
         told = {"picture": references.picture(), "known": lambda f: with_silhouettes(f, references.frames, which)}
     frames = sample_frames(
         prior,
         prompt,
-        azimuth,
+        cameras.azimuth,
         cameras.elevation,
         noise,
         recipe.steps,
@@ -105,7 +109,7 @@ def sample(
     )
     run.save_checkpoint(stage, {"frames": frames}, recipe.steps)
     bar.close()
-    return frames, Timings(loop=time.perf_counter() - begin)
+    return frames, drawn, Timings(loop=time.perf_counter() - begin)
 
 
 def with_silhouettes(frames: Tensor, pictures: Tensor, which: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ from app.errors import UsageError
 from app.methods import method_of
 from app.optimize import StepResult
 from app.recipes import Recipe
-from guidance.method import Asked, Guidance, Setup, Shown, UnfitMethod
+from guidance.method import Asked, Drawn, Guidance, Setup, Shown, UnfitMethod
 from guidance.prior import Picture, Prior, Views, to_frames
 from guidance.schedule import WEIGHTS
 from guidance.settings import ELEVATIONS, VIEWS
@@ -27,11 +27,21 @@ def asked(recipe: Recipe, picture: Picture | None = None) -> Asked:
     return Asked(recipe.prompt, g.negative, g.blind_camera, g.view_words, picture)
 
 
-def start_method(recipe: Recipe, prior: Prior, scale: float, seed: int, picture: Picture | None = None) -> Guidance:
-    """The recipe's method, started. UsageError where it does not fit the prior."""
+def start_method(
+    recipe: Recipe,
+    prior: Prior,
+    scale: float,
+    seed: int,
+    picture: Picture | None = None,
+    run_scale: float | None = None,
+    drawn: Drawn | None = None,
+) -> Guidance:
+    """The recipe's method, started with a stage's `scale`; the rest as in guidance/method.py's Setup. UsageError where
+    it does not fit the prior."""
     g = recipe.guide
     shared = VIEWS if g.shared_noise else 1
-    setup = Setup(prior, asked(recipe, picture), scale, g.cfg, WEIGHTS[g.weight], g.clip, g.clip_pixel, shared, seed)
+    told, weight = asked(recipe, picture), WEIGHTS[g.weight]
+    setup = Setup(prior, told, scale, g.cfg, weight, g.clip, g.clip_pixel, shared, seed, run_scale, drawn)
     try:
         return method_of(recipe.methods, recipe.method).start(setup)
     except UnfitMethod as e:

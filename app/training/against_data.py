@@ -74,14 +74,14 @@ def _of(features: Tensor, objects: list[int] | Tensor) -> Tensor:
 def kernel_distances(real: Real, samples: Tensor, seed: int = 0, repeats: int = 20) -> dict[str, Any]:
     """Of sample features (N, 256) to real held-out renders, and the floor: held-out against as many training objects,
     drawn `repeats` times by 1 / sqrt(family size)."""
-    distance = kernel_distance(samples, real.held_out_features)
+    distance = kernel_distance(samples, real.held_out_features, VIEWS)
     generator = np.random.default_rng(seed)
     weights = family_weights(real.pack.rows, real.training)
     count = min(len(real.held_out), len(real.training))
     floor = []
     for _ in range(repeats):
         drawn = generator.choice(len(real.training), count, replace=False, p=weights)
-        floor.append(kernel_distance(_of(real.training_features, drawn.tolist()), real.held_out_features))
+        floor.append(kernel_distance(_of(real.training_features, drawn.tolist()), real.held_out_features, VIEWS))
     return {
         "samples_to_held_out": distance,
         "floor_training_to_held_out": float(np.mean(floor)),

@@ -69,7 +69,7 @@ def brier(c: NDArray[np.float64], hit: NDArray[np.float64], folds: int = 5) -> f
 
 def main() -> None:
     a = tyro.cli(Arguments)
-    rows = [json.loads(line) for line in (a.data / "lowpoly.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (a.data / "lowpoly.jsonl").read_text(encoding="utf-8").splitlines()]
     training, held = split_families(rows)
     names = sorted({plain(rows[i]["name"]) for i in training})
     fixed = eval100()

@@ -55,7 +55,7 @@ def _normals(v: NDArray[np.float32], f: NDArray[np.int32]) -> NDArray[np.float32
 
 def load_pack(folder: Path) -> Pack:
     """Read lowpoly.jsonl and lowpoly.npz.xz from `folder` (about 5 s, 350 MB in memory)."""
-    rows = [json.loads(line) for line in (folder / "lowpoly.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "lowpoly.jsonl").read_text(encoding="utf-8").splitlines()]
     data = np.load(io.BytesIO(lzma.decompress((folder / "lowpoly.npz.xz").read_bytes())))
     vertices = (np.cumsum(data["vertex_deltas"].T, axis=0, dtype=np.int16) / np.float32(2047)).astype(np.float32)
     colors = (np.cumsum(data["color_deltas"].T, axis=0, dtype=np.uint8) / np.float32(255)).astype(np.float32)

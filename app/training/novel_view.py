@@ -43,9 +43,9 @@ def novel_views(
         elevation = (LOW + (HIGH - LOW) * u[1]).expand(5)
         true = coloured_frames(pack.mesh(index), make_cameras(azimuth, elevation))
         picture = photograph(true[:1], generator)
-        views = Views(torch.tensor(RELATIVE), elevation[1:], len(RELATIVE))
+        views = Views(azimuth[1:], elevation[1:], len(RELATIVE))
         conditions = (
-            prior.condition("", views, Picture(picture, torch.zeros(1), elevation[:1])),
+            prior.condition("", views, Picture(picture, azimuth[:1], elevation[:1])),
             prior.condition("", views),
         )
         noise = torch.randn(len(RELATIVE), *prior.frame_shape, generator=generator)

@@ -75,7 +75,7 @@ def export(net: PoseNet, out: Path, width: int, numbers: dict[str, float]) -> No
     out.mkdir(parents=True, exist_ok=True)
     (out / "pose.safetensors").write_bytes(data)
     config = {"width": width, "sha256": hashlib.sha256(data).hexdigest(), "held_out_median_errors": numbers}
-    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

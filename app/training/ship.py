@@ -37,7 +37,7 @@ def curve(folders: list[Path]) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     total, raw = {"step": 0.0, "frames": 0.0, "seconds": 0.0}, {"frames": float("inf")}
     for folder in folders:
-        own = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        own = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
         # a folder that started from another one's checkpoint goes on counting frames and seconds, not steps
         goes_on = own[0]["frames"] >= raw["frames"]
         base = {k: total[k] - (raw[k] if goes_on and k != "step" else 0) for k in total}
@@ -61,10 +61,10 @@ def main() -> None:
         raise SystemExit(1)
     with safe_open(a.train / "checkpoint.safetensors", "pt") as file:
         ema = {k[4:]: file.get_tensor(k) for k in file.keys() if k.startswith("ema.")}
-    config = json.loads((a.train / "config.json").read_text())
+    config = json.loads((a.train / "config.json").read_text(encoding="utf-8"))
     export_weights(ema, a.out, tuple(config["channels"]), last, size=config["size"])
     keep = [r for i, r in enumerate(rows) if i % max(1, len(rows) // 60) == 0 or r is last]
-    (a.out / "curve.json").write_text(json.dumps(keep, indent=0) + "\n")
+    (a.out / "curve.json").write_text(json.dumps(keep, indent=0) + "\n", encoding="utf-8")
     sys.stderr.write(f"Exported step {last['step']:.0f}: held-out x0 error {last['x0']:.4f}\n")
 
 

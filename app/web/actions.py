@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gradio.utils import get_upload_folder
 
@@ -22,9 +23,10 @@ from app.jobs.repeat import repeat
 from app.jobs.state import Job
 from app.jobs.submit import submit
 from app.models import known_models
-from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset
+from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
 from app.settings import pictured, with_settings
+from app.text import plainly, shown
 from app.web.files import downloads, facts
 from app.web.site import Site, plain, whole
 
@@ -45,7 +47,7 @@ def _recipe(of: Callable[[str], Recipe], prompt: Any, chosen: Mapping[str, Any],
         raise UsageError(f"Unknown preset {name!r}; choose one of {', '.join(PRESETS)}.")
     if settings is not None and not isinstance(settings, Mapping):
         raise UsageError('Settings must be names and values, such as {"field.steps": 200}; correct them.')
-    recipe = dataclasses.replace(of(name), prompt=plain(prompt, "The prompt", MAX_PROMPT).strip())
+    recipe = dataclasses.replace(of(name), prompt=plain(prompt, "The prompt", MAX_PROMPT))
     if chosen.get("method"):
         recipe = dataclasses.replace(recipe, method=plain(chosen["method"], "The method", 40))
     if chosen.get("prior"):
@@ -65,7 +67,7 @@ def _queue(site: Site, recipe: Recipe, count: Any, pictures: Sequence[Path] = ()
     count = whole(1 if count is None else count, "The number of seeds", 1, MOST_SEEDS)
     group = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}" if count > 1 else ""
     unnamed = bool(pictures) and not recipe.prompt
-    title = "".join(c for c in pictures[0].stem if c.isprintable())[:200].strip() if unnamed else ""
+    title = shown(pictures[0].stem, 200).strip() if unnamed else ""
     with site.lock:
         waiting = len(site.waiting())
         if waiting + count > site.max_queue:
@@ -80,6 +82,7 @@ def _queue(site: Site, recipe: Recipe, count: Any, pictures: Sequence[Path] = ()
 def generate(site: Site, prompt: Any, count: Any = 1, settings: Any = None, **chosen: Any) -> list[Job]:
     """Queue a prompt: `chosen` are preset, method, seed, faces, prior. Returns a job for each of `count` seeds."""
     recipe = _recipe(preset, prompt, {"method": "direct"} | {k: v for k, v in chosen.items() if v}, settings)
+    recipe = tidied(recipe)
     check(recipe)
     return _queue(site, recipe, count)
 
@@ -153,7 +156,8 @@ def status(site: Site, id: Any) -> dict[str, Any]:
 
 def told(job: Job) -> dict[str, Any]:
     """A job as an endpoint tells it."""
-    return {k: v for k, v in dataclasses.asdict(job).items() if k != "pid"}
+    told = {k: v for k, v in dataclasses.asdict(job).items() if k != "pid"}
+    return {k: plainly(v) if isinstance(v, str) else v for k, v in told.items()}
 
 
 def runs(site: Site, search: Any = "", only: Any = "all", limit: Any = 50, offset: Any = 0) -> list[Job]:
@@ -164,7 +168,7 @@ def runs(site: Site, search: Any = "", only: Any = "all", limit: Any = 50, offse
         raise UsageError(f"Unknown state {only!r}; choose all, {', '.join(state.STATES)}.")
     most, skip = whole(limit, "The limit", 1, MOST_LISTED), whole(offset, "The offset", 0, 10**9)
     states = state.STATES if only == "all" else (only,)
-    return site.index.list(states, plain(search or "", "The search"), most, skip)
+    return site.jobs(states, plain(search or "", "The search"), most, skip)
 
 
 def cancel(site: Site, id: Any) -> Job:
@@ -193,7 +197,7 @@ def rename(site: Site, id: Any, title: Any) -> Job:
 
 def trash(site: Site, id: Any) -> str:
     """Returns where the run's folder is now."""
-    return str(site.index.trash(plain(id, "A run", 300)))
+    return plainly(str(site.index.trash(plain(id, "A run", 300))))
 
 
 def result(site: Site, id: Any) -> dict[str, Any]:
@@ -203,5 +207,5 @@ def result(site: Site, id: Any) -> dict[str, Any]:
     if job.state != state.DONE:
         why = f" ({job.reason})" if job.reason else ""
         raise UsageError(f"The run {folder.name} is {job.state}{why}; only finished runs have a result.")
-    files = {name: f"/run/{folder.name}/{name}" for name in downloads(folder)}
+    files = {name: f"/run/{quote(folder.name)}/{name}" for name in downloads(folder)}
     return told(job) | {"mesh": facts(folder), "files": files}

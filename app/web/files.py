@@ -12,6 +12,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import trimesh
 from fastapi import HTTPException, Request
@@ -81,7 +82,7 @@ def url(folder: Path, name: str) -> str:
         version = (folder / name).stat().st_mtime_ns // 1_000_000
     except OSError:
         version = 0
-    return f"run/{folder.name}/{name}?v={version}"
+    return f"run/{quote(folder.name)}/{quote(name)}?v={version}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,7 @@ def first(site: Site, asked: str = "") -> str:
     site.sync()
     if asked and job_of(site, asked) is not None:
         return asked
-    at_work = site.index.list(ACTIVE, limit=1) or site.index.list(limit=1)
+    at_work = site.jobs(ACTIVE, limit=PAGE) or site.jobs(limit=PAGE)
     return at_work[0].id if at_work else ""
 
 
@@ -75,7 +75,7 @@ def paint(site: Site, id: str, search: str, only: str, page: int) -> dict[str, A
     root, job, jobs = site.index.root, job_of(site, id), site.waiting()
     queue = [j.id for j in jobs if j.state == QUEUED]
     place = queue.index(id) + 1 if id in queue else 0
-    group = site.index.list(group=job.group) if job is not None and job.group else []
+    group = site.jobs(group=job.group) if job is not None and job.group else []
     trouble = site.supervisor.trouble if site.supervisor is not None else ""
     try:
         found = runs(site, search, only, PAGE + 1, page * PAGE)

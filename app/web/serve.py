@@ -23,13 +23,13 @@ def run_serve(a: Serve) -> int:
     judge(a)
     supervisor = Supervisor(a.runs, slots(a.workers, a.device), a.idle)
     ended = threading.Event()
-    with uploads_folder(), stop_signals(lambda *_: ended.set()):
-        from app.web.site import Site
-
-        site = Site(supervisor.index, a.max_queue, supervisor)
+    with uploads_folder(), stop_signals(lambda *_: ended.set(), hangup=True):
         thread = threading.Thread(target=supervisor.run, args=(lambda: False,))
         try:
-            page, address = launch(site, a)
+            with without_proxies():
+                from app.web.site import Site
+
+                page, address = launch(Site(supervisor.index, a.max_queue, supervisor), a)
             thread.start()
             sys.stdout.write(f"Polymode: {address}  (runs in {a.runs.resolve()}; Ctrl-C stops)\n")
             sys.stdout.flush()
@@ -67,6 +67,18 @@ def loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
+
+
+@contextlib.contextmanager
+def without_proxies() -> Iterator[None]:
+    """Gradio asks its own address whether it stands, by an HTTP client that it makes when it is imported: no proxy has
+    a part in that, and no certificate. Workers, which are started later, have the environment as it was."""
+    names = [n for n in os.environ if n.lower().endswith("_proxy") or n in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
+    before = {n: os.environ.pop(n) for n in names}
+    try:
+        yield
+    finally:
+        os.environ |= before
 
 
 @contextlib.contextmanager

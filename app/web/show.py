@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from app.errors import UsageError
 from app.jobs import state
@@ -16,6 +17,7 @@ from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.recipes import Recipe, load_recipe
 from app.settings import settings, value_of
+from app.text import plainly
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
 
 STAGES = {"sample": "sampling views", "field": "growing the field", "mesh": "taking the mesh", "refine": "refining"}
@@ -24,7 +26,7 @@ MOST_SHOWN = 12  # of the jobs at work
 
 def e(value: Any) -> str:
     """Text for HTML, in elements and in quoted attributes."""
-    return html.escape(str(value), quote=True)
+    return html.escape(plainly(str(value)), quote=True)
 
 
 def badge(name: str) -> str:
@@ -109,7 +111,7 @@ def card(root: Path, job: Job, selected: str, verb: str = "Open", name: str = ""
         live = job.state in ACTIVE and source[0].suffix == ".webp"
         file = f"previews/{source[0].name}" if live else "thumbnail"
         version = int(source[0].stat().st_mtime) if source[0].exists() else 0
-        inner = f'<img loading="lazy" src="run/{e(job.id)}/{e(file)}?v={version}" alt="">'
+        inner = f'<img loading="lazy" src="run/{quote(job.id)}/{quote(file)}?v={version}" alt="">'
     chosen = ' aria-current="true"' if job.id == selected else ""
     return (
         f'<li><button class="card" data-do="open" data-run="{e(job.id)}" data-key="card-{e(job.id)}"{chosen} '
@@ -150,6 +152,7 @@ def head(root: Path, job: Job | None, place: int = 0) -> str:
     if took := duration(job):
         lines.append(took)
     out = f'<h2 class="name">{e(job.title)} {badge(job.state)}</h2><p class="quiet">{e(" · ".join(lines))}</p>'
+    out += "".join(f'<p class="note">{e(n)}</p>' for n in state.notes(root / job.id, job.state))
     if job.state in (*ACTIVE, QUEUED):
         words, share = progress(root / job.id, job, place)
         out += f'<p role="status">{e(words[:1].upper() + words[1:])}.</p>' + (

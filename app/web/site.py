@@ -20,6 +20,7 @@ from app.errors import UsageError, UserError
 from app.jobs.index import Index
 from app.jobs.state import ACTIVE, QUEUED, Job
 from app.jobs.supervisor import Supervisor
+from app.text import plainly
 
 SYNC_EVERY = 3.0  # seconds between looks for runs that were made or moved behind the index's back
 
@@ -40,9 +41,13 @@ class Site:
             self.synced = now
             self.index.sync()
 
+    def jobs(self, *which: Any, **more: Any) -> list[Job]:
+        """As the index has them, but for those whose folder has no name that an address can have."""
+        return [j for j in self.index.list(*which, **more) if plainly(j.id) == j.id]
+
     def waiting(self) -> list[Job]:
         """Queued and running jobs, the first to be run first."""
-        jobs = self.index.list((QUEUED, *ACTIVE))
+        jobs = self.jobs((QUEUED, *ACTIVE))
         return sorted(jobs, key=lambda j: (j.state == QUEUED, -j.priority, j.created, j.id))
 
 
@@ -66,7 +71,7 @@ def whole(value: Any, what: str, low: int, high: int) -> int:
 
 def escaped(text: str) -> str:
     """For a message box, which shows HTML."""
-    return html.escape(text, quote=False)
+    return html.escape(plainly(text), quote=False)
 
 
 def worded(f: Callable[..., Any]) -> Callable[..., Any]:

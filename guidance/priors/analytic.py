@@ -45,7 +45,7 @@ def empirical(images: Tensor) -> Mixture:
 
         D(z, sigma) = sum_i softmax_i( -|z/a - y_i|^2 / 2 sigma^2 ) y_i,
 
-    one Gaussian mean-shift step of bandwidth sigma from z/a (2311.17921's view): annealed distillation is mean shift
+    one Gaussian mean-shift step of bandwidth sigma from z/a (2305.19947's view): annealed distillation is mean shift
     with a shrinking bandwidth, which is why all its seeds climb to one mode.
     """
     return Mixture(torch.ones(len(images)), images, torch.zeros(len(images)))

@@ -132,8 +132,8 @@ class EmbeddedPrior:
         self, prompt: str | Sequence[str], views: Views | None, picture: Picture | None = None
     ) -> EmbeddedCondition:
         """`views` None is the view-blind 2D prior. The empty prompt is the unconditional text; a sequence is a prompt
-        a frame. With a `picture`, the views are relative to it; UnfitPicture without views, or with several
-        prompts."""
+        a frame. With a `picture`, the network is told azimuths relative to the first of them; UnfitPicture without
+        views, or with several prompts."""
         text = self.text(prompt)
         if picture is not None and len(text.mask) > 1:
             raise UnfitPicture(
@@ -143,15 +143,18 @@ class EmbeddedPrior:
             if picture is not None:
                 raise UnfitPicture("A picture needs views: azimuths relative to it; leave --guide.blind-camera out.")
             return EmbeddedCondition(text, None, 1)
-        relative = picture is not None
-        camera = camera_vector(views.azimuth, views.elevation, len(views.azimuth), self.device, relative=relative)
+        count = len(views.azimuth)
         if picture is None:
+            camera = camera_vector(views.azimuth, views.elevation, count, self.device)
             return EmbeddedCondition(text, camera, views.frames_per_object)
         n = len(picture.frames)
         ones = torch.ones(n, device=self.device)
-        own = camera_vector(picture.azimuth, picture.elevation, n, self.device, picture=ones, relative=True)
-        if picture.elevation is None:  # in training both kinds of frame lose their elevation together
-            camera = camera_vector(views.azimuth, None, len(views.azimuth), self.device, relative=True)
+        turned = picture.azimuth - picture.azimuth[0]
+        own = camera_vector(turned, picture.elevation, n, self.device, picture=ones, relative=True)
+        # in training both kinds of frame lose their elevation together
+        elevation = None if picture.elevation is None else views.elevation
+        azimuth = views.azimuth - picture.azimuth[0].to(views.azimuth)
+        camera = camera_vector(azimuth, elevation, count, self.device, relative=True)
         return EmbeddedCondition(text, camera, views.frames_per_object, (self.encode(picture.frames), own))
 
     def with_network(self, net: UNet2DConditionModel) -> EmbeddedPrior:

@@ -25,7 +25,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"No prior at {folder} (config.json is missing); give --prior a folder of exported weights."
         )
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise KeyError("format")
         return {

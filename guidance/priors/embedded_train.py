@@ -156,7 +156,7 @@ def train(
     schedule = squared_cosine_schedule()
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
     first, running, last = state.step, 0.0, time.perf_counter()
     shadow = copy_for_ema(config, device)
 
@@ -172,7 +172,7 @@ def train(
         entry |= {"seen": seen["x0"], "seen_900": seen["x0_900"]}
         pictured = validation_error(shadow, source, config.size, schedule, device, config.bf16, pictured=True)
         entry |= {"pictured": pictured["x0"], "pictured_900": pictured["x0_900"]}
-        with (folder / "train.jsonl").open("a") as file:
+        with (folder / "train.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         say(
             f"step {state.step} · {state.frames} frames · loss {running:.4f} · x0 error held-out {entry['x0']:.4f}, "

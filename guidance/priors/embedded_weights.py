@@ -54,7 +54,7 @@ def export_weights(
         "shards": names,
         "training": training,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DConditionModel, dict[str, Any]]:

