@@ -19,13 +19,14 @@ demo: setup
 
 # two processes of one thread each: faster than one of two threads on two cores, and no threads that spin against each other
 test: setup
+	$(BIN)/python -m tests.chromium
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/codespell app guidance renderers threestudio_ext tests benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/codespell polymode app guidance renderers threestudio_ext tests benchmarks docs examples README.md CONTRIBUTING.md CHANGELOG.md
 
 bench: setup
 	$(BIN)/python -m benchmarks.prior

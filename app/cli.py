@@ -1,82 +1,23 @@
-"""The command line: `polymode generate`, `reconstruct`, `batch`, `compare`, `evaluate`, `jobs`, `serve`,
-`models list`, `doctor`. Flags come from the dataclasses of app/recipes.py."""
+"""The `polymode` command: runs what app/commands.py parsed, and says what came out. Exit codes as in
+docs/conventions.md."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
-
-import tyro
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
-from app.batch.options import Batch
-from app.compare.options import Compare
+from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
-from app.evaluate.options import Evaluate
-from app.jobs.options import Jobs
-from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, preset, tidied
+from app.recipes import Recipe, check, load_recipe, preset, tidied
+from app.startup import carry_out, loading, ready
 from app.streams import flushed, ignore_hangup, outlive
 from app.text import to_json
-from app.web.options import Serve
 
 if TYPE_CHECKING:
     from app.run.folder import Run
     from app.run.work import Clock
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Turn a prompt into a textured GLB, a turntable and a contact sheet, in a run folder of their own."""
-
-    prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROMPT")] = ""
-    """What to make, in English."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
-    out: Path | None = None
-    """The run folder: new or empty. Default: runs/PROMPT-TIME."""
-    resume: Path | None = None
-    """Continue the run in this folder with its own config.yaml; other flags are not allowed beside it."""
-    json: bool = False
-    """Print the result, or the error, as one JSON object on stdout."""
-
-
-@dataclass(frozen=True)
-class Reconstruct:
-    """Turn one picture of an object, or several, into a textured GLB, a turntable and a contact sheet."""
-
-    pictures: tyro.conf.Positional[tuple[Path, ...]]
-    """PNG, JPEG, WebP, AVIF or HEIC files of one object. The first is the front."""
-    prompt: str = ""
-    """What it is, in English; may be left out."""
-    options: Annotated[PictureRecipe, tyro.conf.arg(name="")] = field(default_factory=PictureRecipe)
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: picture_preset("draft"))
-    out: Path | None = None
-    """The run folder: new or empty. Default: runs/PROMPT-TIME, or runs/PICTURE-TIME. `polymode generate --resume`
-    continues it."""
-    json: bool = False
-    """Print the result, or the error, as one JSON object on stdout."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """What priors there are, their licence, and whether their weights are on disk."""
-
-    action: tyro.conf.Positional[Literal["list"]] = "list"
-    """list: the table."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Check this machine: packages, kernels, weights, video encoder. Exit code 3 if something needed is missing."""
-
-    compile: bool = False
-    """Only compile the CPU kernels (part of set-up)."""
 
 
 def _emit(value: Any) -> None:
@@ -103,7 +44,7 @@ def run_generate(a: Generate) -> int:
         recipe = tidied(dataclasses.replace(a.recipe, prompt=a.prompt))
         check(recipe)
         run = None
-    clock = ready(recipe)
+    clock = begin(recipe)
     return finish(recipe, run or create_run(recipe, a.out), clock, a.json)
 
 
@@ -112,35 +53,24 @@ def run_reconstruct(a: Reconstruct) -> int:
 
     recipe = dataclasses.replace(a.recipe, prompt=a.prompt, picture=a.options)
     recipe = picture_recipe(recipe, len(a.pictures))
-    clock = ready(recipe)
+    clock = begin(recipe)
     with clock.part("pictures_in"):
         run = prepare(a.pictures, recipe, a.out)
     return finish(recipe, run, clock, a.json)
 
 
-def ready(recipe: Recipe) -> Clock:
-    """Refuse what cannot run before anything is written. The run's clock."""
-    from app.models import require
-    from app.run.work import Clock, choose_device
-
-    clock = Clock(began=STARTED)
-    clock.parts["imports"] = time.perf_counter() - STARTED
-    choose_device(recipe.device)
-    require(recipe.prior)
-    return clock
+def begin(recipe: Recipe) -> Clock:
+    """Load what the run needs, in a process that is there for it alone."""
+    with loading():
+        return ready(recipe, STARTED)
 
 
 def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
     """Run it, and say what came out."""
-    from app.jobs.foreground import foreground
-    from app.pipeline import generate
     from app.run.progress import Progress
     from app.run.work import folder_of
 
-    progress = Progress()
-    progress.say(f"Run folder: {run.folder}")
-    with foreground(run, recipe):
-        result = generate(recipe, run, progress, clock)
+    result = carry_out(recipe, run, clock, Progress())
     files = folder_of(run)
     if as_json:
         _emit({"status": "done", "folder": str(run.folder), "files": files, "metadata": result})
@@ -171,41 +101,12 @@ def run_doctor(a: Doctor) -> int:
     if a.compile:
         compile_everything()
         return 0
-    findings = examine()
-    for f in findings:
+    missing = 0
+    for f in examine():
         sys.stdout.write(f"{'ok  ' if f.ok else '    ' if f.ok is None else 'MISSING '}{f.text}\n")
-    return 3 if any(f.ok is False for f in findings) else 0
-
-
-def default_recipe(argv: list[str], of: Callable[[str], Recipe]) -> Recipe:
-    """The preset's recipe, by `of`, so that --preset sets the defaults of the flags beside it."""
-    name = "draft"
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif word.startswith("--preset="):
-            name = word.split("=", 1)[1]
-    return of(name)
-
-
-def parse(argv: list[str]) -> Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Serve | Models | Doctor:
-    generate, reconstruct = Generate(), Reconstruct(())
-    if argv[:1] == ["generate"]:
-        generate = Generate(recipe=default_recipe(argv, preset))
-    if argv[:1] == ["reconstruct"]:
-        reconstruct = Reconstruct((), recipe=default_recipe(argv, picture_preset))
-    kind = (
-        Annotated[Generate, tyro.conf.subcommand("generate", default=generate)]
-        | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct", default=reconstruct)]
-        | Annotated[Batch, tyro.conf.subcommand("batch")]
-        | Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Jobs, tyro.conf.subcommand("jobs")]
-        | Annotated[Serve, tyro.conf.subcommand("serve")]
-        | Annotated[Models, tyro.conf.subcommand("models")]
-        | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-    )
-    return tyro.cli(kind, args=argv, prog="polymode")  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
+        sys.stdout.flush()
+        missing += f.ok is False
+    return 3 if missing else 0
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -217,7 +118,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         a = parse(argv)
         if not isinstance(a, Serve):  # what a run costs is lost with its terminal; a page can be started again
             ignore_hangup()
-        if isinstance(a, Generate):
+        if isinstance(a, str):
+            sys.stdout.write(a)
+            code = 0
+        elif isinstance(a, Generate):
             code = run_generate(a)
         elif isinstance(a, Reconstruct):
             code = run_reconstruct(a)
@@ -244,6 +148,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         elif isinstance(a, Models):
             code = run_models(a)
         else:
+            assert isinstance(a, Doctor)
             code = run_doctor(a)
     except SystemExit as e:  # a help text, or flags that tyro refuses
         code = e.code if isinstance(e.code, int) else int(e.code is not None)

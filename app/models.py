@@ -8,14 +8,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from app.errors import MissingError, UsageError
 from app.text import shown
 from guidance.errors import MissingWeights
-from guidance.priors.embedded import EmbeddedPrior
-from guidance.priors.embedded_weights import read_config, read_shards
+from guidance.priors.embedded_files import read_config, read_shards
+
+if TYPE_CHECKING:
+    import torch
+
+    from guidance.priors.embedded import EmbeddedPrior
+
+SHIPPED = ("embedded", "embedded-picture")
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def unreadable(folder: Path) -> Iterator[None]:
 def load_prior(name: str, device: torch.device, precision: str = "float32") -> EmbeddedPrior:
     """By alias or folder, in a precision of app/recipes.py. UsageError for a name that is neither, MissingError where
     the weights are absent or damaged."""
+    from guidance.priors.embedded import EmbeddedPrior  # seconds to import: not for a list of models
+
     folder = weights_folder(name)
     with unreadable(folder):
         return EmbeddedPrior.load(folder, device, name, precision)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -97,9 +98,11 @@ class Optimization:
     optimizer: torch.optim.Optimizer | None = None
     guidance: Guidance | None = None  # a started method, whose own state is saved with the rest
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def adam(self) -> torch.optim.Optimizer:
+        """Made when first asked for: with it comes torch's compiler, which takes longer to import than a step."""
         groups = [{"params": [p], "lr": self.rates[name]} for name, p in self.parameters.items()]
-        self.adam = self.optimizer or torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        return self.optimizer or torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
 
     def tensors(self) -> dict[str, Tensor]:
         out = {f"param.{k}": v for k, v in self.parameters.items()} | {f"extra.{k}": v for k, v in self.extra.items()}

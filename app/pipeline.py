@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
-from app.pictures.intake import References, load, read, write
-from app.pictures.place import estimate_azimuths
-from app.pictures.report import reproduction
 from app.recipes import Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
@@ -52,6 +49,9 @@ from renderers.mesh import render_mesh, vertex_normals
 from renderers.raster import RasterizeCpuContext, make_context
 from renderers.remesh import remesh
 from renderers.volume import render_field
+
+if TYPE_CHECKING:
+    from app.pictures.intake import References
 
 LIVE = 64  # pixels of a live turntable, before it is enlarged
 
@@ -125,6 +125,8 @@ def _generate(
         for i, c in enumerate(candidates)
     ]
     if job.references is not None:
+        from app.pictures.intake import read
+
         rows = zip(read(run), reproduced, strict=True)
         result["pictures"] = [dataclasses.asdict(p) | r for p, r in rows]
     if known is not None:
@@ -156,6 +158,9 @@ def hearing(recipe: Recipe, run: Run, prior: EmbeddedPrior, progress: Progress) 
 
 def references(job: Work) -> References:
     """The run's pictures; those that nobody placed are placed by the prior first (app/pictures/place.py)."""
+    from app.pictures.intake import load, read, write
+    from app.pictures.place import estimate_azimuths
+
     size = job.prior.frame_shape[-1]
     found, posed = load(job.run, size, job.device), read(job.run)
     unknown = [k for k, p in enumerate(posed) if p.azimuth is None]
@@ -390,6 +395,8 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
         except VideoError as e:
             raise MissingError(f"{e} The mesh is in {glb}; reinstall imageio-ffmpeg for the turntable.") from e
         if job.references is not None and shape.light is not None:
+            from app.pictures.report import reproduction
+
             sheet = run.pictures / "compare.png"
             reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)

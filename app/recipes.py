@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import yaml
 from tyro.conf import Suppress, arg
 
+from app.choices import one_of
 from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
 from app.ranges import check_numbers
@@ -35,13 +36,13 @@ MAX_PROMPT = 500
 class GuideRecipe:
     """What every guidance method shares: what the prior is told, classifier-free guidance, weight and clipping."""
 
-    negative: str = ""
+    negative: Annotated[str, arg(aliases=("--negative",))] = ""
     """Negative prompt, for csd, nfsd and perp-neg."""
     blind_camera: bool = False
     """Tell the prior no cameras, and denoise frames one by one: the view-blind prior, on which faces multiply."""
     view_words: bool = False
     """Append "front view" and so on to the prompt by azimuth; for priors without cameras."""
-    weight: str = "s2"
+    weight: Annotated[str, one_of(*WEIGHT_NAMES)] = "s2"
     """Weight of a time step: s2 (s_t squared) or uniform."""
     clip: float = 0.0
     """Bound of the gradient's elements after weighting; 0 is none."""
@@ -66,7 +67,7 @@ class FieldRecipe:
     """Samples of a ray across the unit sphere."""
     scale: float = SCALE
     """Classifier-free guidance scale, Form A (1 is conditional)."""
-    anneal: str = "linear"
+    anneal: Annotated[str, one_of(*ANNEALS)] = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
     sigma_max: float = 13.0
     """Noise level sigma = s/a at the first step."""
@@ -94,7 +95,7 @@ class MeshRecipe:
 
     resolution: int = 96
     """Marching-cubes samples along each axis."""
-    faces: int = 10000
+    faces: Annotated[int, arg(aliases=("--faces",))] = 10000
     """Triangles kept by decimation."""
     keep: float = 0.02
     """Loose parts with a smaller share of the faces than this are dropped."""
@@ -176,7 +177,7 @@ class DirectRecipe:
 class TextureRecipe:
     """Stage 4: unwrap and bake."""
 
-    size: int = 1024
+    size: Annotated[int, arg(aliases=("--texture-size",))] = 1024
     """Texels along each side of the atlas."""
 
 
@@ -184,7 +185,7 @@ class TextureRecipe:
 class PictureRecipe:
     """What `polymode reconstruct` does with pictures."""
 
-    background: str = "auto"
+    background: Annotated[str, one_of(*BACKGROUNDS)] = "auto"
     """How the object is cut out: auto, alpha (its own transparency), key (a background of one colour), grabcut, rembg
     (needs that extra), none (the whole picture)."""
     azimuth: tuple[float, ...] = ()
@@ -217,22 +218,22 @@ class Recipe:
 
     prompt: Annotated[str, Suppress] = ""
     """What to make, in English; may be empty where there is a picture."""
-    preset: str = "draft"
+    preset: Annotated[str, one_of(*PRESETS)] = "draft"
     """draft, standard or high: sets every number below that is not given."""
-    prior: str = "embedded"
+    prior: Annotated[str, arg(metavar="NAME|FOLDER")] = "embedded"
     """The diffusion prior: an alias of `polymode models list`, or a folder of exported weights."""
-    method: str = "sds"
+    method: Annotated[str, one_of(*NAMES)] = "sds"
     """The guidance method, or direct: the prior's samples fused in one pass."""
-    init: str = "ball"
+    init: Annotated[str, one_of(*INITS)] = "ball"
     """What a distillation grows from: ball (grey), or direct (the direct method's result, --direct.* its numbers)."""
     best_of: int = 1
     """Candidates, from seeds drawn from --seed; the best by fusion residual and the prior's own score is kept.
     Each costs a whole run up to the texture."""
     seed: int = 0
     """One integer that fans out to every random number of the run."""
-    device: str = "auto"
+    device: Annotated[str, one_of(*DEVICES)] = "auto"
     """auto, cpu or cuda."""
-    precision: str = "float32"
+    precision: Annotated[str, one_of(*PRECISIONS)] = "float32"
     """Numbers in the prior's network: float32, or bfloat16, which takes two thirds of the time on processors that have
     it (AVX-512 BF16, AMX, recent GPUs), and more time on others."""
     guide: GuideRecipe = dataclasses.field(default_factory=GuideRecipe)

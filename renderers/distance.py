@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
-from scipy.spatial import KDTree
 from torch import Tensor
 
 CANDIDATES = 6  # sample points, and so at most as many triangles, tried for each grid vertex
@@ -52,6 +50,9 @@ def winding(vertices: NDArray[np.float64], faces: NDArray[np.int32], resolution:
 def signed_distance(vertices: Tensor, faces: Tensor, resolution: int, band: float = 3.0) -> Tensor:
     """(R, R, R) float32 distance in world units to a mesh (V, 3), (F, 3), positive inside, clamped to +-`band` cells.
     On the CPU."""
+    from scipy.ndimage import binary_dilation
+    from scipy.spatial import KDTree
+
     scale = (resolution - 1) / 2
     v = (vertices.detach().cpu().double().numpy() + 1) * scale
     f = faces.cpu().numpy()

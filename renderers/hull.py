@@ -22,7 +22,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from renderers.cameras import Cameras
@@ -36,6 +35,8 @@ CHUNK = 1 << 18  # points projected at a time
 def silhouette_distance(alpha: Tensor, level: float = 0.5) -> Tensor:
     """(V, 1, H, W) alpha to signed distances (V, 1, 4 H, 4 W) in pixels of `alpha`, positive inside; at most H + W
     far, also where there is no silhouette."""
+    from scipy.ndimage import distance_transform_edt
+
     fine = F.interpolate(alpha.float(), scale_factor=UPSAMPLE, mode="bilinear", align_corners=False)
     far = float(sum(alpha.shape[-2:]))
     out = []

@@ -10,13 +10,8 @@ from __future__ import annotations
 
 import math
 
-import fast_simplification
 import numpy as np
 import torch
-from scipy import ndimage
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from renderers.fields import GridField, trilinear, vertex_positions
@@ -60,6 +55,9 @@ def density_to_mesh(
     Raises ValueError for a threshold <= 0, a resolution below 2 or a density that is not finite, EmptyMeshError where
     there is no surface.
     """
+    from scipy.ndimage import binary_fill_holes
+    from skimage.measure import marching_cubes
+
     if not bool(torch.isfinite(field.raw_density).all()):
         raise ValueError("the field's density is not finite, so it has no surface")
     level = automatic_threshold(field) if threshold is None else threshold
@@ -79,7 +77,7 @@ def density_to_mesh(
         raise EmptyMeshError(f"the field's density is nowhere above {level:.3g}, so it has no surface")
     if fill_cavities:
         inside = volume > 0
-        volume = np.where(np.asarray(ndimage.binary_fill_holes(inside)) & ~inside, volume.max(), volume)
+        volume = np.where(np.asarray(binary_fill_holes(inside)) & ~inside, volume.max(), volume)
     padded = np.pad(volume, 1, constant_values=-slope)
     # outward triangles for a volume that is high inside (a test holds the signed volume positive)
     vertices, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="ascent", allow_degenerate=False)
@@ -93,6 +91,9 @@ def keep_largest_components(vertices: Tensor, faces: Tensor, min_fraction: float
 
     vertices (V, 3) float32, faces (F, 3) int32. Raises EmptyMeshError for a mesh without faces.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     v, f = vertices.detach().cpu().numpy(), faces.cpu().numpy()
     if len(f) == 0:
         raise EmptyMeshError("the mesh has no triangles")
@@ -111,6 +112,8 @@ def decimate(vertices: Tensor, faces: Tensor, target_faces: int) -> tuple[Tensor
     A mesh that already has so few is returned as it is. Raises ValueError for target_faces < 4, EmptyMeshError if
     nothing is left.
     """
+    import fast_simplification
+
     if target_faces < 4:
         raise ValueError(f"a closed mesh has at least 4 faces, got a target of {target_faces}")
     if len(faces) <= target_faces:

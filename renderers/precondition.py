@@ -17,18 +17,23 @@ vanished at rates at which others had not moved (a sword's blade at lambda 300).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csc_matrix, diags, identity
-from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_matrix
+    from scipy.sparse.linalg import SuperLU
 
 CLIP = 4.0  # a vertex moves at most this many times the rate in a step
 
 
 def combinatorial_laplacian(faces: Tensor, vertices: int) -> csc_matrix:
     """Sparse (V, V) float64: degree on the diagonal, -1 for every edge of `faces` (F, 3)."""
+    from scipy.sparse import coo_matrix, csc_matrix, diags
+
     f = faces.cpu().numpy()
     a, b = f.reshape(-1), np.roll(f, -1, axis=1).reshape(-1)
     ones = np.ones(len(a))
@@ -40,6 +45,9 @@ def combinatorial_laplacian(faces: Tensor, vertices: int) -> csc_matrix:
 
 def factorised(faces: Tensor, vertices: int, smoothness: float) -> SuperLU:
     """I + smoothness L of one mesh's connectivity, factorised for `solve`, on the CPU in float64."""
+    from scipy.sparse import csc_matrix, identity
+    from scipy.sparse.linalg import splu
+
     matrix = csc_matrix(identity(vertices) + smoothness * combinatorial_laplacian(faces, vertices))
     # symmetric and positive definite: no pivoting, and an ordering for symmetric matrices, three times faster
     return splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True, "DiagPivotThresh": 0.0})

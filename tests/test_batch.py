@@ -404,7 +404,7 @@ def test_without_ray_the_ray_executor_says_what_to_install(tmp_path: Path) -> No
     path = write_lines(tmp_path / "p.jsonl", [{"prompt": "a cow"}])
     out = str(tmp_path / "out")
     code, _, error = finish(start(str(path), "--out", out, "--executor", "ray", env={"PYTHONPATH": str(tmp_path)}))
-    assert code == 3 and error.count("\n") == 1 and "pip install 'polymode[ray]'" in error
+    assert code == 3 and error.count("\n") == 1 and "pip install '.[ray]'" in error
 
 
 # Ray

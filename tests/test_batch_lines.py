@@ -28,6 +28,20 @@ def test_nested_and_dotted_settings_say_the_same() -> None:
     assert other.identity != a.identity
 
 
+def test_short_names_of_the_command_line_are_settings_too() -> None:
+    short = read_line(1, '{"prompt": "a cow", "faces": 900, "texture-size": 256, "negative": "blue"}', HERE)
+    long = read_line(2, '{"prompt": "a cow", "mesh.faces": 900, "texture.size": 256, "guide.negative": "blue"}', HERE)
+    assert short.recipe is not None and short.recipe == long.recipe and short.identity == long.identity
+    twice = read_line(3, '{"prompt": "a cow", "faces": 900, "mesh.faces": 800}', HERE)
+    assert "given twice" in twice.error
+
+
+def test_the_example_has_no_line_that_cannot_run() -> None:
+    lines = read_lines(Path(__file__).parents[1] / "examples" / "prompts.jsonl")
+    assert len(lines) >= 3 and all(line.recipe is not None and not line.error for line in lines)
+    assert any(line.pictures for line in lines)
+
+
 def test_a_preset_sets_what_the_line_does_not() -> None:
     line = read_line(1, '{"prompt": "a cow", "preset": "standard", "field.steps": 7, "best-of": 2}', HERE)
     assert line.recipe is not None

@@ -1,5 +1,5 @@
-"""Chromium against `polymode serve` with its workers and the shipped prior. Without Chromium this fails: it is not
-skipped (.ci/run installs it)."""
+"""Chromium against `polymode serve` with its workers and the shipped prior. `make test` installs one where it can
+(tests/chromium.py); without one these are skipped, and under CI=true they fail."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.export.glb import read_glb
+from tests import chromium
 from tests.web import Served, serving
 
-CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -30,10 +30,15 @@ SLOW = 180.0  # seconds, on a busy machine
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    path = chromium.found()
+    if path is None and chromium.must(os.environ):
+        pytest.fail(chromium.MISSING)
+    if path is None:
+        pytest.skip(chromium.MISSING)
     with sync_playwright() as p:
-        found = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
+        started = p.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="module")

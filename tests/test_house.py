@@ -13,7 +13,7 @@ from guidance.schedule import WEIGHTS
 from guidance.settings import DIVERGENCES, WEIGHT_NAMES
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("app", "guidance", "renderers", "threestudio_ext", "assets")
+ROOMS = ("polymode", "app", "guidance", "renderers", "threestudio_ext", "assets")
 KIT = {"app.lowpoly", "app.augment", "app.photograph"}  # old names for the training kit
 DOOR = {"app.evaluate.command"}  # `evaluate prior --data FOLDER`: only those who have the data
 
@@ -46,7 +46,7 @@ def within(module: str, room: str) -> bool:
     [
         ("guidance", ("app", "renderers", "threestudio_ext", "polymode")),
         ("renderers", ("app", "guidance", "threestudio_ext", "polymode")),
-        ("threestudio_ext", ("app",)),
+        ("threestudio_ext", ("app", "polymode")),
         ("app", ("tests", "benchmarks", "polymode")),
     ],
 )

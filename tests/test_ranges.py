@@ -19,10 +19,10 @@ from app.methods import METHODS
 from app.ranges import NOT_ABOVE, RANGES, check_numbers, numbers
 from app.recipes import GuideRecipe, PictureRecipe, Recipe, check, load_recipe, preset, to_yaml
 from app.run.folder import generators
+from app.settings import CHOICES, replaced, settings
 from app.stages.field import field_step, start_field
 from app.stages.reference import Anchor
 from app.stages.views import start_method
-from app.web.settings import CHOICES, replaced, settings
 from guidance.method import Shown
 from guidance.prior import Views
 from guidance.settings import CFG_KINDS

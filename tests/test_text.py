@@ -15,8 +15,8 @@ from app.errors import UsageError
 from app.jobs.state import checked_title
 from app.recipes import MAX_PROMPT, GuideRecipe, Recipe, check, load_recipe, tidied, to_yaml
 from app.reconstruct import picture_recipe
+from app.settings import settings, with_settings
 from app.text import control, quoted, shown, slug, tidy, to_json
-from app.web.settings import settings, with_settings
 from guidance.priors.text import MAX_TOKENS
 from tests.test_batch import picture
 from tests.tiny import text_encoder

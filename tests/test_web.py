@@ -24,12 +24,12 @@ from app.jobs.index import Index
 from app.jobs.state import DONE, Job, now, write_job
 from app.recipes import Recipe, load_recipe, preset
 from app.run.folder import Run, create_run
+from app.settings import groups, with_settings
+from app.settings import settings as every_setting
 from app.web import actions, show
 from app.web.files import downloads, served
 from app.web.options import Serve
 from app.web.serve import run_serve
-from app.web.settings import groups, with_settings
-from app.web.settings import settings as every_setting
 from app.web.site import SYNC_EVERY, Site
 from tests.web import Served, page_alone, raw
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from app.errors import UserError
 from app.jobs.index import Index
 from app.recipes import check, load_recipe
+from app.settings import settings as every_setting
 from app.web import actions
-from app.web.settings import settings as every_setting
 from app.web.site import Site
 from tests.web import Served, event, page_alone
 

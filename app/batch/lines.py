@@ -23,6 +23,7 @@ from app.methods import METHODS
 from app.pictures.read import KINDS, MAX_BYTES
 from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
+from app.settings import every_setting
 from app.text import blank, control, shown, slug, tidy
 
 MAX_FILE = 10_000_000
@@ -30,6 +31,7 @@ MAX_LINES = 10_000
 MAX_LINE = 100_000
 PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(PictureRecipe) if f.name != "count")
 Names = tuple[str, ...]
+SHORT: dict[str, Names] = {s.short.replace("-", "_"): s.path for s in every_setting().values() if s.short}
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ def flatten(data: dict[str, Any]) -> dict[Names, Any]:
 
 
 def full(path: Names) -> Names:
-    """Where config.yaml has what the command line calls DSD.HOLD, or BACKGROUND."""
+    """Where config.yaml has what the command line calls DSD.HOLD, FACES, or BACKGROUND."""
+    if len(path) == 1 and path[0] in SHORT:
+        return SHORT[path[0]]
     if path[0] in METHODS:
         return ("methods", *path)
     return ("picture", *path) if len(path) == 1 and path[0] in PICTURE_FIELDS else path
@@ -233,10 +237,10 @@ def put(tree: dict[str, Any], path: Names, value: Any) -> None:
     for part in path[:-1]:
         below = at.get(part)
         if not isinstance(below, dict):
-            raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help` lists them.")
+            raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help-all` lists them.")
         at = below
     if path[-1] not in at or path == ("picture", "count"):
-        raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help` lists them.")
+        raise UsageError(f"There is no setting {shown(name)!r}; `polymode generate --help-all` lists them.")
     if isinstance(at[path[-1]], dict):
         if value == {}:
             return

@@ -335,5 +335,7 @@ def import_ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as e:
-        raise MissingError("--executor ray needs Ray; install it with `pip install 'polymode[ray]'`.") from e
+        raise MissingError(
+            "--executor ray needs Ray; install it with `pip install '.[ray]'` in Polymode's own folder."
+        ) from e
     return ray

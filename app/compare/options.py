@@ -10,9 +10,21 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from app.choices import one_of
 from app.errors import UsageError
 from app.methods import DIRECT, METHODS, NAMES, Methods
-from app.recipes import DirectRecipe, FieldRecipe, GuideRecipe, MeshRecipe, Recipe, RefineRecipe
+from app.recipes import (
+    ANNEALS,
+    DEVICES,
+    INITS,
+    PRECISIONS,
+    DirectRecipe,
+    FieldRecipe,
+    GuideRecipe,
+    MeshRecipe,
+    Recipe,
+    RefineRecipe,
+)
 from guidance.settings import DSD, SCALE
 
 DDIM = "ddim"  # the row of the prior's own samples
@@ -29,7 +41,7 @@ class ImageRecipe:
     """Adam's learning rate of the pixels."""
     scale: float = SCALE
     """Classifier-free guidance scale, Form A."""
-    anneal: str = "linear"
+    anneal: Annotated[str, one_of(*ANNEALS)] = "linear"
     """How the noise level falls over the steps: uniform (does not), linear, sqrt, dreamtime."""
     sigma_max: float = 13.0
     """Noise level sigma = s/a at the first step."""
@@ -43,7 +55,7 @@ class ImageRecipe:
 class Compare:
     """Guidance methods side by side: the same prompts, seeds, initialisation and cameras, one report.html."""
 
-    prompts: Positional[tuple[str, ...]]
+    prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT")]
     """What to make: one or more prompts, in English."""
     out: Path = Path("comparison")
     """The folder of the report; a comparison with the same settings continues there."""
@@ -58,15 +70,15 @@ class Compare:
     """Tell the prior no cameras, and denoise frames one by one."""
     workers: int = 1
     """Processes, each on its share of the processor's cores."""
-    prior: str = "embedded"
+    prior: Annotated[str, arg(metavar="NAME|FOLDER")] = "embedded"
     """The diffusion prior: an alias of `polymode models list`, or a folder of exported weights."""
-    init: str = "ball"
+    init: Annotated[str, one_of(*INITS)] = "ball"
     """Space 3d: what a distillation grows from, ball (grey) or direct."""
     reference: int = 8
     """Samples of the prior, a prompt, that kernel distances are measured to."""
-    device: str = "auto"
+    device: Annotated[str, one_of(*DEVICES)] = "auto"
     """auto, cpu or cuda."""
-    precision: str = "float32"
+    precision: Annotated[str, one_of(*PRECISIONS)] = "float32"
     """Numbers in the prior's network: float32, or bfloat16, faster on processors that have it."""
     image: ImageRecipe = dataclasses.field(default_factory=ImageRecipe)
     guide: GuideRecipe = dataclasses.field(default_factory=GuideRecipe)

@@ -70,7 +70,7 @@ def read_prompts(path: Path | None) -> list[Prompt]:
 Item = tuple[Record, Tensor]
 
 
-def evaluate_runs(evaluator: Evaluator, what: Path) -> tuple[list[Item], list[str]]:
+def evaluate_runs(evaluator: Evaluator, what: Path, progress: bool = False) -> tuple[list[Item], list[str]]:
     """(record, frames) of each finished run, and the folders that have no mesh.glb."""
     fixed = eval100()
     finished, unfinished = [], []
@@ -84,7 +84,7 @@ def evaluate_runs(evaluator: Evaluator, what: Path) -> tuple[list[Item], list[st
     kinds = classes([*fixed, *(p for _, p in finished)])
     cameras, real_back = own_cameras(), qualified(evaluator)
     items = []
-    for folder, prompt in tqdm(finished, unit="run", disable=not sys.stderr.isatty()):
+    for folder, prompt in tqdm(finished, unit="run", disable=not progress):
         frames = asset_frames(folder / "mesh.glb", cameras)
         items.append((measure(evaluator, frames, cameras.azimuth, prompt, kinds, str(folder), real_back), frames))
     return items, unfinished
@@ -94,12 +94,14 @@ def sampling(a: Evaluate) -> Sampling:
     return Sampling(steps=a.steps, scale=a.scale, guide_above=a.guide_above, elevation=a.elevation)
 
 
-def samples(evaluator: Evaluator, prior: EmbeddedPrior, a: Evaluate, prompts: list[Prompt]) -> Iterator[Item]:
+def samples(
+    evaluator: Evaluator, prior: EmbeddedPrior, a: Evaluate, prompts: list[Prompt], progress: bool = False
+) -> Iterator[Item]:
     """(record, frames) of each prompt's joint sample."""
     how = sampling(a)
     kinds = classes([*eval100(), *prompts])
     real_back = qualified(evaluator, "front_back_prior_views")
-    for prompt in tqdm(prompts, unit="prompt", disable=not sys.stderr.isatty()):
+    for prompt in tqdm(prompts, unit="prompt", disable=not progress):
         frames, azimuth = sample_prompt(prior, prompt.text, how, a.seed)
         yield measure(evaluator, frames, azimuth, prompt, kinds, f"{prior.name}:{a.seed}", real_back), frames
 
@@ -130,17 +132,27 @@ def check(a: Evaluate) -> None:
 
 
 def run_evaluate(a: Evaluate) -> int:
-    """The command's body: prints the table (or JSON) and writes --out. Returns the exit code."""
+    """The command's body: prints the table (or JSON). Returns the exit code."""
+    results = evaluated(a, sys.stderr.isatty())
+    if a.json:
+        sys.stdout.write(to_json(results, encoding=sys.stdout.encoding) + "\n")
+    else:
+        sys.stdout.write(text_report(results, a.out))
+    return 0
+
+
+def evaluated(a: Evaluate, progress: bool = False) -> dict[str, Any]:
+    """What results.json holds, written into --out where that is given. `progress`: a bar on stderr."""
     check(a)
     evaluator = load_evaluator()
     results: dict[str, Any] = {"what": a.what}
     prior = load_prior(a.prior, torch.device("cpu")) if a.what == "prior" else None
     if prior is not None:
-        items = list(samples(evaluator, prior, a, read_prompts(a.prompts)[: a.count]))
+        items = list(samples(evaluator, prior, a, read_prompts(a.prompts)[: a.count], progress))
         results |= {"prior": a.prior, "seed": a.seed}
         results |= {"sampling": asdict(sampling(a))}
     else:
-        items, unfinished = evaluate_runs(evaluator, Path(a.what))
+        items, unfinished = evaluate_runs(evaluator, Path(a.what), progress)
         results |= {"unfinished": unfinished}
     records = [r for r, _ in items]
     results |= {"table": table(records), "janus": janus_note(evaluator, a.what == "prior")}
@@ -154,11 +166,7 @@ def run_evaluate(a: Evaluate) -> int:
         results["against_data"] = against_data(evaluator, prior, sampling(a), a.seed, items, a.data, a.out)
     if a.out is not None:
         write_results(a.out / "results.json", results)
-    if a.json:
-        sys.stdout.write(to_json(results, encoding=sys.stdout.encoding) + "\n")
-    else:
-        sys.stdout.write(text_report(results, a.out))
-    return 0
+    return results
 
 
 def janus_note(evaluator: Evaluator, of_prior: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ class Evaluate:
     """Rank of the right noun, colour, saturation and excess Janus, by an evaluator that is independent of the
     prior."""
 
-    what: tyro.conf.Positional[str]
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|FOLDER|prior")]
     """A run folder, a folder of run folders, or the word "prior": samples for every fixed prompt."""
     prompts: Path | None = None
     """Only for "prior": a file of prompts, one a line, instead of the 100 fixed ones."""

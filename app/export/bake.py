@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from app.export.unwrap import Unwrapped
@@ -50,6 +49,8 @@ def texel_points(ctx: RasterizeContext, unwrapped: Unwrapped, size: int) -> tupl
 
 def flood(picture: np.ndarray, filled: np.ndarray) -> np.ndarray:
     """`picture` (H, W, C) with every texel that is not `filled` (H, W) bool given the value of the nearest that is."""
+    from scipy.ndimage import distance_transform_edt
+
     nearest = np.empty((2, *filled.shape), np.int32)
     distance_transform_edt(~filled, return_distances=False, return_indices=True, indices=nearest)
     return picture[nearest[0], nearest[1]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Jobs:
     action: Positional[Literal["list", "show", "cancel", "resume", "open", "rescan", "work"]] = "list"
     """list them; show, cancel, resume or open one; rescan: rebuild the index from the folders; work: run what is
     queued until nothing is."""
-    id: Positional[str] = ""
+    id: Annotated[Positional[str], arg(metavar="ID")] = ""
     """A run: the name of its folder."""
     runs: Path = Path("runs")
     """The folder of runs."""

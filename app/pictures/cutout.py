@@ -178,7 +178,7 @@ def rembg(pixels: NDArray[np.uint8], model: Path | None) -> NDArray[np.float32]:
         from rembg import new_session, remove  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise MissingError(
-            "rembg is not installed; run `pip install 'polymode[rembg]'`, or choose another --background."
+            "rembg is not installed; run `pip install '.[rembg]'` in Polymode's folder, or take another --background."
         ) from e
     if model is not None and not model.is_file():
         raise UsageError(f"The matting model {model} does not exist; give an ONNX file with --rembg-model.")

@@ -88,7 +88,7 @@ def _formats(path: Path, kind: str) -> tuple[str, ...]:
         except ImportError as e:
             raise MissingError(
                 f"{path} is a picture of the kind {kind}, which this installation cannot read; run "
-                "`pip install 'polymode[heif]'`, or save it as PNG or JPEG."
+                "`pip install pillow-heif`, or save it as PNG or JPEG."
             ) from e
         register_heif_opener()
         return ("HEIF",)

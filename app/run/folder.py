@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from app.errors import FULL, DiskError, UsageError
 from app.recipes import Recipe, to_yaml
 from app.text import quoted, slug, to_json
 from guidance.tensors import read_tensors
+
+if TYPE_CHECKING:  # torch takes a second to import; a list of runs needs none of it
+    import torch
+    from torch import Tensor
 
 OUTPUTS = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
 STREAMS = ("init", "camera", "time", "noise", "jitter")
@@ -31,6 +31,8 @@ STREAMS = ("init", "camera", "time", "noise", "jitter")
 
 def generators(seed: int) -> dict[str, torch.Generator]:
     """One CPU generator a purpose, each seeded from (seed, name): drawing more of one does not shift another."""
+    import torch
+
     result = {}
     for name in STREAMS:
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
@@ -87,6 +89,8 @@ class Run:
             file.write(line + "\n")
 
     def save_checkpoint(self, stage: str, tensors: dict[str, Tensor], step: int) -> None:
+        from safetensors.torch import save_file
+
         with atomic(self.checkpoints / f"{stage}.safetensors") as path:
             contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
             save_file(contiguous, path, metadata={"step": str(step)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,11 @@ def stop_signals(
     then: Callable[[int, bool], None] | None = None, hangup: bool = False
 ) -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM are noted, with `hangup` a closed terminal too (unless nohup said otherwise); yields whether
-    one came. `then(signal, again)` is called with each, `again` where it was not the first."""
+    one came. `then(signal, again)` is called with each, `again` where it was not the first. Only the main thread hears
+    signals: elsewhere none comes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     came = False
 
     def note(signum: int, frame: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,6 @@ from app.errors import Cancelled, MissingError, UsageError
 from app.export.preview import save_png
 from app.methods import DIRECT
 from app.optimize import Optimization, StepResult, Timings, optimize
-from app.pictures.intake import References
 from app.recipes import Recipe
 from app.run.folder import OUTPUTS, Run
 from app.run.live import Look, save_turntable
@@ -28,6 +27,9 @@ from app.text import quoted
 from guidance.prior import Picture
 from guidance.priors.embedded import EmbeddedPrior
 from renderers.frames import stored
+
+if TYPE_CHECKING:
+    from app.pictures.intake import References
 
 
 @dataclass
@@ -143,7 +145,7 @@ def metadata(recipe: Recipe, clock: Clock, prior: EmbeddedPrior | None, loops: l
         "polymode",
         "torch",
         "diffusers",
-        "transformers",
+        "tokenizers",
         "numba",
         "numpy",
         "scikit-image",

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from app.optimize import Optimization, StepResult
@@ -45,6 +44,8 @@ def field_of_mesh(vertices: Tensor, faces: Tensor, colors: Tensor, resolution: i
     unit, which is no haze and, under the occupancy's threshold, is not marched through. Each grid vertex takes the
     nearest mesh vertex's colour.
     """
+    from scipy.spatial import KDTree
+
     cells = signed_distance(vertices, faces, resolution, band=BAND) * (resolution - 1) / 2
     height = torch.where(cells > 0, SOLID * cells.clamp(max=1), FALL * cells)
     points = vertex_positions(resolution).reshape(-1, 3).numpy()

@@ -19,9 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt
-from scipy.sparse import diags
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from renderers.cameras import Cameras
@@ -81,6 +78,8 @@ class Projector:
 def without_background(frames: Tensor) -> Tensor:
     """Colours (V, 3, H, W) of frames (V, 7, H, W), as if opaque; pixels that are not solid take the nearest solid
     one's."""
+    from scipy.ndimage import distance_transform_edt
+
     alpha = frames[:, 3:4]
     color = ((frames[:, :3] - (1 - alpha) * BACKGROUND) / alpha.clamp(min=SOLID)).clamp(0, 1)
     out = []
@@ -107,6 +106,9 @@ def make_projector(
 @torch.no_grad()
 def vertex_colors(projector: Projector, vertices: Tensor, faces: Tensor) -> Tensor:
     """(V, 3): what the views see at the vertices, spread to where they see nothing. Grey where no part is seen."""
+    from scipy.sparse import diags
+    from scipy.sparse.linalg import splu
+
     color, weight = projector.observe(vertices, vertex_normals(vertices, faces))
     w = weight.cpu().double().numpy() + 1e-6  # parts that nobody sees: the mean of all that is seen
     mean = (

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
 
 from app.export.preview import to_linear, to_srgb
@@ -109,11 +108,15 @@ def with_palette(frames: Tensor, picture: Tensor, share: float, colors: int = PA
 
 def to_lab(color: Tensor) -> Tensor:
     """CIELAB (B, 3, H, W) of sRGB-encoded colours in [0, 1]."""
+    from skimage.color import rgb2lab
+
     return torch.from_numpy(rgb2lab(color.cpu().numpy(), channel_axis=1)).to(color)
 
 
 def from_lab(lab: Tensor) -> Tensor:
     """The inverse, clipped to [0, 1]."""
+    from skimage.color import lab2rgb
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of colours outside sRGB, which are clipped
         return torch.from_numpy(lab2rgb(lab.cpu().numpy(), channel_axis=1)).to(lab).clamp(0, 1)

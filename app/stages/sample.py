@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from app.errors import Cancelled
 from app.export.preview import save_png
 from app.optimize import PREVIEWS, Timings
-from app.pictures.intake import References
 from app.recipes import DirectRecipe
 from app.run.folder import Run
 from app.run.progress import Progress
@@ -24,6 +23,9 @@ from guidance.prior import Prior
 from guidance.sample import knots
 from guidance.settings import ELEVATIONS
 from renderers.cameras import Cameras, make_cameras, orbit
+
+if TYPE_CHECKING:
+    from app.pictures.intake import References
 
 LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
 

@@ -14,7 +14,8 @@ import tyro
 from safetensors import safe_open
 
 from guidance.errors import MissingWeights
-from guidance.priors.embedded_weights import export_weights, read_config
+from guidance.priors.embedded_files import read_config
+from guidance.priors.embedded_weights import export_weights
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from app.jobs.submit import submit
 from app.models import known_models
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
+from app.settings import pictured, with_settings
 from app.text import plainly, shown
 from app.web.files import downloads, facts
-from app.web.settings import pictured, with_settings
 from app.web.site import Site, plain, whole
 
 MOST_SEEDS = 8

@@ -15,8 +15,8 @@ from app.methods import METHODS
 from app.pictures.read import KINDS, MORE, SUFFIXES
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
 from app.reconstruct import MAX_PICTURES
+from app.settings import Setting, groups, settings, value_of
 from app.web.actions import MOST_SEEDS, priors
-from app.web.settings import Setting, groups, settings, value_of
 from app.web.style import RANDOM
 
 METHOD_CHOICES = [

@@ -18,9 +18,9 @@ from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.pictures.intake import read
 from app.recipes import Recipe, load_recipe
 from app.run.folder import Run
+from app.settings import settings, value_of
 from app.text import plainly
 from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
-from app.web.settings import settings, value_of
 
 STAGES = {"sample": "sampling views", "field": "growing the field", "mesh": "taking the mesh", "refine": "refining"}
 MOST_SHOWN = 12  # of the jobs at work

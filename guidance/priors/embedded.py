@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from guidance.prior import (
@@ -30,6 +29,7 @@ from guidance.prior import (
 from guidance.priors.embedded_network import CHANNELS, camera_vector, predict_x0
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.text import TextEmbedding, TextEncoder
+from guidance.priors.unet import UNet2DConditionModel
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from guidance.priors.embedded_files import CAMERA_WIDTH
 from guidance.priors.refinement import Refinement
 from guidance.priors.text import WIDTH, TextEmbedding
+from guidance.priors.unet import UNet2DConditionModel, own_diffusers
 
 CHANNELS = 7
 PATCH = 4
-CAMERA_WIDTH = 16
 TIME_WIDTH = 16
 IS_PICTURE = 11  # of the camera vector
 CONDITION_WIDTH = CAMERA_WIDTH + TIME_WIDTH + WIDTH
@@ -86,22 +86,23 @@ def build_network(
     every frame. No attention at the finest level:
     joint attention over 4 x 256 tokens there costs a third of a forward on a CPU."""
     levels = len(channels)
-    net = UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=CHANNELS * PATCH**2 * (2 if pictured else 1),
-        out_channels=CHANNELS * PATCH**2,
-        block_out_channels=channels,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=tuple(max(1, c // 32) for c in channels),  # pyright: ignore[reportArgumentType] # diffusers' name for the number of heads
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=condition_width,
-        norm_num_groups=16,
-    )
-    net.set_attn_processor(FrameAttention())  # pyright: ignore[reportArgumentType]
+    with own_diffusers():
+        net = UNet2DConditionModel(
+            sample_size=sample_size,
+            in_channels=CHANNELS * PATCH**2 * (2 if pictured else 1),
+            out_channels=CHANNELS * PATCH**2,
+            block_out_channels=channels,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=tuple(max(1, c // 32) for c in channels),  # pyright: ignore[reportArgumentType] # diffusers' name for the number of heads
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=condition_width,
+            norm_num_groups=16,
+        )
+        net.set_attn_processor(FrameAttention())  # pyright: ignore[reportArgumentType]
     if refined:
         net.refinement = Refinement(CHANNELS, 2 * TIME_WIDTH)
     return net

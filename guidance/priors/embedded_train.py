@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from guidance.priors.embedded_sets import HIGH, LOW, PICTURE_HIGH, PICTURE_LOW, 
 from guidance.priors.embedded_weights import load_network
 from guidance.priors.muon import Muon
 from guidance.priors.text import TextEmbedding
+from guidance.priors.unet import UNet2DConditionModel
 
 
 @dataclass

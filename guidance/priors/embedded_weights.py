@@ -1,8 +1,4 @@
-"""The embedded prior's files: bf16 safetensors shards of at most 15 MB beside a config.json that names them.
-
-config.json: {"format": 1, "channels": [...], "condition_width": 416, "refined": true, "size": 64,
-"shards": {file: sha256}, "training": {...}}.
-"""
+"""The embedded prior's weights, written and loaded; guidance/priors/embedded_files.py says what files they are."""
 
 from __future__ import annotations
 
@@ -12,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from guidance.errors import MissingWeights
-from guidance.priors.embedded_network import CAMERA_WIDTH, CHANNELS, PATCH, build_network, to
+from guidance.priors.embedded_files import CAMERA_WIDTH, FORMAT, read_shards
+from guidance.priors.embedded_network import CHANNELS, PATCH, build_network, to
+from guidance.priors.unet import UNet2DConditionModel
 
 SHARD_BYTES = 14_000_000
-FORMAT = 1
 
 
 def export_weights(
@@ -59,48 +55,6 @@ def export_weights(
         "training": training,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a weights folder. MissingWeights, in one sentence, if it is absent or not ours."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingWeights(
-            f"No prior at {folder} (config.json is missing); give --prior a folder of exported weights."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config["format"] != FORMAT:
-            raise KeyError("format")
-        return {
-            "channels": tuple(int(c) for c in config["channels"]),
-            "condition_width": CAMERA_WIDTH,  # of the first weights, whose config.json does not say
-            "refined": False,  # likewise
-            "pictured": False,
-            "size": int(config["size"]),
-        } | config
-    except (ValueError, KeyError, TypeError) as e:
-        raise MissingWeights(
-            f"{path} is not a Polymode prior's configuration; restore the file or choose another --prior."
-        ) from e
-
-
-def read_shards(folder: Path) -> tuple[list[bytes], dict[str, Any]]:
-    """The shards' bytes, their checksums verified, and the config. MissingWeights for absent, truncated or altered
-    files."""
-    config = read_config(folder)
-    shards = []
-    for name, digest in config["shards"].items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise MissingWeights(f"The weights file {path} is missing; reinstall Polymode or choose another --prior.")
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise MissingWeights(
-                f"The weights file {path} is truncated or altered; reinstall Polymode or restore the file."
-            )
-        shards.append(data)
-    return shards, config
 
 
 def load_network(folder: Path, device: torch.device | str) -> tuple[UNet2DConditionModel, dict[str, Any]]:

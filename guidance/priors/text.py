@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from guidance.errors import MissingWeights
+from guidance.priors.minilm import MiniLM
 
 WIDTH = 384
 MAX_TOKENS = 64
@@ -43,8 +44,8 @@ class TextEncoder:
     """MiniLM-L6 on one device. Call it with prompts; an empty prompt is [CLS] [SEP], the unconditional text."""
 
     def __init__(self, device: torch.device | str = "cpu"):
+        from safetensors.torch import load_file
         from tokenizers import Tokenizer
-        from transformers import BertConfig, BertModel
 
         folder = model_directory()
         weights = folder / "model.safetensors"
@@ -64,15 +65,9 @@ class TextEncoder:
             ) from e
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        from safetensors.torch import load_file
-
-        model = BertModel(BertConfig.from_json_file(str(folder / "config.json")), add_pooling_layer=False)
-        state = {k.removeprefix("bert."): v for k, v in load_file(weights).items()}
-        model.load_state_dict(
-            {k: v for k, v in state.items() if not k.startswith("pooler.") and "position_ids" not in k}
-        )
-        self.model = model.eval().requires_grad_(False)
-        torch.nn.Module.to(self.model, torch.device(device))
+        device = str(torch.device(device))
+        state = {k.removeprefix("bert."): v for k, v in load_file(weights, device=device).items()}
+        self.model = MiniLM({k: v.float() for k, v in state.items() if k.startswith(("embeddings.", "encoder."))})
         self.device = torch.device(device)
 
     def split(self, prompt: str) -> tuple[str, str]:
@@ -95,5 +90,5 @@ class TextEncoder:
         length = max(len(i) for i in ids)
         padded = torch.tensor([i + [0] * (length - len(i)) for i in ids], device=self.device)
         mask = torch.tensor([[k < len(i) for k in range(length)] for i in ids], device=self.device)
-        tokens = self.model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-        return TextEmbedding(tokens.float() * mask[..., None], mask)
+        tokens = self.model(padded, mask)
+        return TextEmbedding(tokens * mask[..., None], mask)

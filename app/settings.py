@@ -1,5 +1,5 @@
-"""A recipe's numbers by name, as flags of the command line call them: what the advanced drawer shows, and what the
-endpoints take as `settings`.
+"""A recipe's numbers by name, as flags of the command line call them: what the web page's advanced drawer shows, what
+its endpoints and `polymode.generate` take as `settings`.
 
 All come from the dataclasses of app/recipes.py: names, types, defaults, and the docstring under each field as help.
 """
@@ -64,6 +64,8 @@ class Setting:
     path: tuple[str, ...]
     kind: type
     help: str
+    short: str = ""
+    """Another name, without what it belongs to: faces for mesh.faces."""
 
     @property
     def group(self) -> str:
@@ -89,7 +91,7 @@ def helps(kind: type) -> dict[str, str]:
 
 
 def _walk(kind: type, path: tuple[str, ...]) -> Iterator[Setting]:
-    hints = typing.get_type_hints(kind)
+    hints, marked = typing.get_type_hints(kind), typing.get_type_hints(kind, include_extras=True)
     for f in dataclasses.fields(kind):
         inner = (*path, f.name)
         if dataclasses.is_dataclass(hints[f.name]):
@@ -97,14 +99,23 @@ def _walk(kind: type, path: tuple[str, ...]) -> Iterator[Setting]:
         elif hints[f.name] in (bool, int, float, str):
             flag = inner[1:] if inner[0] == "methods" else inner
             name = ".".join(flag).replace("_", "-")
-            yield Setting(name, inner, hints[f.name], helps(kind).get(f.name, ""))
+            marks = typing.get_args(marked[f.name])[1:]
+            short = next((m.aliases[0] for m in marks if getattr(m, "aliases", None)), "").removeprefix("--")
+            yield Setting(name, inner, hints[f.name], helps(kind).get(f.name, ""), short)
+
+
+@functools.cache
+def every_setting() -> dict[str, Setting]:
+    """All there are, by name, in the order of the dataclasses."""
+    return {s.name: s for s in _walk(Recipe, ())}
 
 
 @functools.cache
 def settings() -> dict[str, Setting]:
-    """By name, in the order of the dataclasses."""
-    every = _walk(Recipe, ())
-    kept = [s for s in every if s.path[0] not in OWN or s.path[0] == "methods" or s.path[0] == "picture"]
+    """Those that have no control of their own on the page."""
+    kept = [
+        s for s in every_setting().values() if s.path[0] not in OWN or s.path[0] == "methods" or s.path[0] == "picture"
+    ]
     return {s.name: s for s in kept if not (s.path[0] == "picture" and s.path[1] in NOT_OFFERED)}
 
 
@@ -142,14 +153,16 @@ def converted(s: Setting, value: Any) -> Any:
     raise UsageError(f"{s.name} must be {what}; correct it.")
 
 
-def with_settings(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """`recipe` with the settings in `given` replaced; None and empty text leave one as it is. UsageError for a name
-    that is none, and a value of another type; ranges are judged by app/recipes.py's check."""
-    known = settings()
+def with_settings(recipe: Recipe, given: Mapping[str, Any], known: Mapping[str, Setting] | None = None) -> Recipe:
+    """`recipe` with the settings in `given` replaced, of `known` ones (those of the page, if left out); None and empty
+    text leave one as it is. UsageError for a name that is none, and a value of another type; ranges are judged by
+    app/recipes.py's check."""
+    known = settings() if known is None else dict(known)
+    known = {s.short: s for s in known.values() if s.short} | known
     for name, value in given.items():
         s = known.get(str(name).removeprefix("--").replace("_", "-"))
         if s is None:
-            raise UsageError(f"Unknown setting {str(name)[:60]!r}; `polymode generate --help` names them.")
+            raise UsageError(f"Unknown setting {str(name)[:60]!r}; `polymode generate --help-all` names them.")
         if value is not None and value != "":
             recipe = replaced(recipe, s.path, converted(s, value))
     return recipe
