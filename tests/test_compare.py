@@ -215,8 +215,13 @@ def test_a_row_is_a_method_or_one_with_other_settings() -> None:
     assert free.method == "dsd" and free.methods.dsd.hold == 0.0 and free.methods.dsd.context is False
     other = a.recipe("a", "sds:guide.cfg.kind=rescale:guide.cfg.rescale=0.5", 0)
     assert other.guide.cfg.kind == "rescale" and other.guide.cfg.rescale == 0.5
-    names = {cell_path(Path("x"), "a", row, 0).name for row in a.rows()}
-    assert len(names) == 4 and all(re.fullmatch(r"[A-Za-z0-9.-]+", n) for n in names)
+    rows = [*a.rows(), "sds:guide.clip=1", "sds:guide.clip=-1", "sds:prior=a/b"]
+    names = [cell_path(Path("x"), "a", row, 0) for row in rows]
+    assert len({str(n) for n in names}) == len(rows) and all(len(n.parts) == 4 for n in names)
+    long = "a very long prompt about a wooden barrel of "
+    prompts = ["a key", "a  key!", "A key", long + "beer", long + "wine", "🙂", "🙃"]
+    assert len({cell_path(Path("x"), p, "sds", 0) for p in prompts}) == len(prompts)
+    assert cell_path(Path("x"), "a key", "sds", 0).parts[2] == "a-key"
 
 
 def test_features_of_meshes_look_from_cameras_that_no_method_works_on() -> None:

@@ -13,13 +13,14 @@ A cell is one safetensors file; finished ones are not made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import save_file
@@ -67,12 +68,19 @@ class Made:
 
 
 def file_name(row: str) -> str:
-    """A row's name for files: letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", row)
+    """A row's name for files: another for another row."""
+    return quote(row.replace(":", "+"), safe="+=")
+
+
+def folder_name(prompt: str) -> str:
+    """A prompt's name for folders: another for another prompt, also where only the first forty letters are shown."""
+    name = slug(prompt)
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return name if name.replace("-", " ") == prompt else f"{name}-{digest}"
 
 
 def cell_path(out: Path, prompt: str, row: str, seed: int) -> Path:
-    return out / "cells" / slug(prompt) / f"{file_name(row)}-{seed}.safetensors"
+    return out / "cells" / folder_name(prompt) / f"{file_name(row)}-{seed}.safetensors"
 
 
 def save_made(path: Path, made: Made) -> None:
@@ -170,7 +178,7 @@ def grow(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A draft's surface, as frames of `feature_views`, of the evaluator's cameras, and as a turntable of colour."""
     recipe = a.recipe(prompt, row, seed)
-    run = Run(a.out / "runs" / slug(prompt) / f"{file_name(row)}-{seed}")
+    run = Run(a.out / "runs" / folder_name(prompt) / f"{file_name(row)}-{seed}")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     run.previews.mkdir(exist_ok=True)
     run.write_text("config.yaml", to_yaml(recipe))
