@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import recipes
 from app.errors import UsageError
-from app.recipes import PictureRecipe, Recipe, check, picture_preset
+from app.recipes import PictureRecipe, Recipe, check, picture_preset, tidied
 from app.settings import every_setting, with_settings
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ NAMED = ("method", "seed", "init", "best_of", "negative", "faces", "texture_size
 
 
 def text(prompt: str) -> str:
-    """The prompt without space around it. UsageError for what is no text."""
+    """The prompt. UsageError for what is no text."""
     if not isinstance(prompt, str):
         raise UsageError(f"The prompt must be text, not {type(prompt).__name__}.")
-    return prompt.strip()
+    return prompt
 
 
 def degrees(given: float | Sequence[float]) -> tuple[float, ...]:
@@ -155,7 +155,7 @@ def degrees(given: float | Sequence[float]) -> tuple[float, ...]:
 def configured(base: Recipe, prompt: str, named: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Recipe:
     """`base` with the prompt and the settings that are given. UsageError for an unknown name or another type."""
     recipe = dataclasses.replace(base, prompt=prompt)
-    return with_settings(recipe, {**(settings or {}), **named}, every_setting())
+    return tidied(with_settings(recipe, {**(settings or {}), **named}, every_setting()))
 
 
 def made(recipe: Recipe, new_run: Callable[[], Run], progress: bool) -> Result:
