@@ -231,7 +231,8 @@ def test_notes_about_pictures_are_in_the_summary(tmp_path: Path) -> None:
     begin(index, entry)
     assert entry.job is not None
     posed = json.loads((root / entry.id / "pictures" / "pictures.json").read_text())
-    (root / entry.id / "metadata.json").write_text(json.dumps({"mesh": {"faces": 7}, "pictures": posed}))
+    notes = [f"{p['source']}: {n}" for p in posed for n in p["notes"]]  # as a run keeps them
+    (root / entry.id / "metadata.json").write_text(json.dumps({"mesh": {"faces": 7}, "notes": notes}))
     done(index, entry.job, DONE)
     refresh(index, entry)
     report = Report(root, path)

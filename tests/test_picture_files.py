@@ -228,7 +228,7 @@ def test_heic_is_an_extra(tmp_path: Path) -> None:
     assert kind(header) == "HEIC" and kind(b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf") == "AVIF"
     assert code_points(header + b"colrnclx\0\x0c\0\x0d\0\6\x80") == (12, 13)
     if importlib.util.find_spec("pillow_heif") is None:
-        with pytest.raises(MissingError, match=r"polymode\[heif\].*PNG or JPEG\.$"):
+        with pytest.raises(MissingError, match=r"pip install pillow-heif.*PNG or JPEG\.$"):
             read_picture(path)
         return
     with pytest.raises(UsageError, match="damaged HEIF"):
