@@ -21,7 +21,8 @@ from app.settings import helps
 
 COLUMN = 26  # where a setting's text begins
 WIDTH = 100  # of a line at most
-POSITIONAL, SUPPRESS = (typing.get_args(mark[int])[1] for mark in (Positional, Suppress))
+POSITIONAL = typing.get_args(Positional[int])[1]
+SUPPRESS = typing.get_args(Suppress[int])[1]
 REQUIRED = dataclasses.MISSING
 VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
