@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from app.settings import helps
 
 COLUMN = 26  # where a setting's text begins
 WIDTH = 100  # of a line at most
 POSITIONAL = typing.get_args(Positional[int])[1]
+SUPPRESS = typing.get_args(Suppress[int])[1]
+REQUIRED = dataclasses.MISSING
 VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -93,7 +95,7 @@ def rows(kind: type, default: Any = None, path: tuple[str, ...] = (), flag: tupl
         hint, marks = hints[f.name], ()
         if typing.get_origin(hint) is typing.Annotated:
             hint, *marks = typing.get_args(hint)
-        if any("Suppress" in repr(m) for m in marks):
+        if SUPPRESS in marks:
             continue
         named = next((m.name for m in marks if getattr(m, "name", None) is not None), f.name)
         inner, flags = (*path, f.name), (*flag, named) if named else flag
@@ -105,6 +107,7 @@ def rows(kind: type, default: Any = None, path: tuple[str, ...] = (), flag: tupl
 
 
 def row(path: str, flag: str, hint: Any, marks: Sequence[Any], value: Any, text: str) -> Row:
+    """One setting of the type `hint`, with what stands beside it in Annotated, and its default."""
     metavar = next((m.metavar for m in marks if getattr(m, "metavar", None)), None) or placeholder(hint)
     if POSITIONAL in marks:
         word = f"{metavar} ..." if typing.get_origin(hint) is tuple else metavar
@@ -115,9 +118,6 @@ def row(path: str, flag: str, hint: Any, marks: Sequence[Any], value: Any, text:
     if aliases:
         text = f"{text} Also --{flag}."
     return Row(path, aliases[0] if aliases else f"--{flag}", metavar, text)
-
-
-REQUIRED = dataclasses.MISSING
 
 
 def given(f: dataclasses.Field[Any]) -> Any:
