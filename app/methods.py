@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from guidance.settings import CSD, DSD, ESD, NFSD, SDI, SDS, SSD, VSD, FDistill
-
-if TYPE_CHECKING:
-    from guidance.method import Method
+from guidance.settings import CSD, DSD, ESD, NFSD, SDI, SDS, SSD, VSD, FDistill, Method
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from guidance.cfg import Cfg
 from guidance.csd import CSD
 from guidance.dsd import dsd, simulate, time_ahead
 from guidance.esd import esd
-from guidance.method import Asked, Method, Setup, Shown
+from guidance.method import Asked, Setup, Shown
 from guidance.nfsd import NFSD
 from guidance.prior import Prediction, Views
 from guidance.priors.analytic import AnalyticPrior, Mixture, denoise, empirical
@@ -30,7 +30,9 @@ from guidance.sample import ddim_sample
 from guidance.schedule import LinearAnneal, SqrtAnneal, TimePolicy, Uniform
 from guidance.sdi import SDI
 from guidance.sds import SDS
+from guidance.settings import Method
 from guidance.ssd import SSD
+from guidance.start import start
 
 LOW, HIGH = 0.138, 13.04  # Stable Diffusion's t = 20 and 980
 UNIFORM, LINEAR, SQRT = Uniform(LOW, HIGH), LinearAnneal(LOW, HIGH), SqrtAnneal(LOW, HIGH)
@@ -61,7 +63,7 @@ prior_schedule = AnalyticPrior({}, (1, 1, 1)).schedule
 
 def of_method(method: Method, prior: AnalyticPrior, scale: float, n: int, cfg: Cfg, negative: str = "") -> Gradient:
     """The gradient of a started method."""
-    started = method.start(Setup(prior, Asked("y", negative), scale, cfg))
+    started = start(method, Setup(prior, Asked("y", negative), scale, cfg))
     views = Views(torch.zeros(n), torch.zeros(n), 1)
 
     def gradient(i: int, x: Tensor, t: Tensor, g: torch.Generator) -> Tensor:

@@ -1,8 +1,8 @@
 """What a guidance method is, what a step shows it, and the thin loop that the one-noise methods share.
 
-A method is a frozen dataclass of its settings with `start(setup) -> Guidance`: SDS, CSD, SSD, ... one file each. A
-Guidance has the state (a LoRA, a path, nothing). One-noise methods (SDS, CSD, SSD, NFSD) are pure estimators over
-`Evidence`: predictions of one noised frame. Their shared step is
+A method is a frozen dataclass of its settings (guidance/settings.py) and a file with `start(setup, settings) ->
+Guidance`: SDS, CSD, SSD, ... one each. A Guidance has the state (a LoRA, a path, nothing). One-noise methods (SDS,
+CSD, SSD, NFSD) are pure estimators over `Evidence`: predictions of one noised frame. Their shared step is
 
     x = encode(frames),  z = a x + s eps,  predictions at (z, t),  g = w(t) estimator(evidence),  inject(x, g).
 
@@ -143,14 +143,6 @@ class Guidance(Protocol):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
-        ...
-
-
-class Method(Protocol):
-    """Settings of a method: a frozen dataclass."""
-
-    def start(self, setup: Setup) -> Guidance:
-        """UnfitMethod where the prior lacks what the method needs."""
         ...
 
 

@@ -1,16 +1,12 @@
 """What can be set of every guidance method: frozen dataclasses, from which flags, forms and saved YAML come.
 
-Apart from the formulas, so that a command line knows its flags before torch is loaded: nothing here imports it. Each
-method's `start(setup)` opens the file of the same name, where its formula and its paper are.
+Apart from the formulas, so that a command line knows its flags before torch is loaded: nothing here imports it. A
+method's formula and its paper are in the file of the same name; guidance/start.py joins the two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from guidance.method import Guidance, Setup
 
 VIEWS = 4  # of one object, 90 degrees apart: what a joint prior denoises together
 ELEVATIONS = -10.0, 45.0  # degrees: where the embedded prior was trained, and distillation looks from
@@ -72,11 +68,6 @@ class LoRA:
 class SDS:
     """Score distillation sampling: has no settings of its own."""
 
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.sds import start
-
-        return start(setup, self)
-
 
 @dataclass(frozen=True)
 class CSD:
@@ -87,11 +78,6 @@ class CSD:
     negative: float = 1.0
     """w2, the weight of e_u - e_neg, where there is a negative prompt."""
 
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.csd import start
-
-        return start(setup, self)
-
 
 @dataclass(frozen=True)
 class SSD:
@@ -99,11 +85,6 @@ class SSD:
 
     sigma_m: float = 3.5  # the paper's t = 200 is 0.572 of Stable Diffusion's: far too late for frames of 64 pixels
     """M: noise level sigma above which the mode-disengaging term is followed alone."""
-
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.ssd import start
-
-        return start(setup, self)
 
 
 @dataclass(frozen=True)
@@ -114,22 +95,12 @@ class NFSD:
     """Noise level sigma from which the negative prompt's prediction is subtracted (the paper's t = 200 is 0.572 of
     Stable Diffusion's: far too late for frames of 64 pixels)."""
 
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.nfsd import start
-
-        return start(setup, self)
-
 
 @dataclass(frozen=True)
 class VSD:
     """Variational score distillation."""
 
     lora: LoRA = field(default_factory=LoRA)
-
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.vsd import start
-
-        return start(setup, self)
 
 
 @dataclass(frozen=True)
@@ -139,11 +110,6 @@ class ESD:
     entropy: float = 0.5
     """Lambda: 0 is VSD, 1 the view-marginal alone."""
     lora: LoRA = field(default_factory=LoRA)
-
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.esd import start
-
-        return start(setup, self)
 
 
 @dataclass(frozen=True)
@@ -161,11 +127,6 @@ class SDI:
     """The inversion ends a random share of up to this, of all time steps, above t."""
     fresh: float = 0.0
     """Fresh noise added to kappa, in units of s_t; 0.3 is the paper's."""
-
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.sdi import start
-
-        return start(setup, self)
 
 
 @dataclass(frozen=True)
@@ -196,11 +157,6 @@ class DSD:
     context: bool = True
     """Bucket sets are denoised together with the anchors at every step, not only on their path (twice the frames)."""
 
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.dsd import start
-
-        return start(setup, self)
-
 
 @dataclass(frozen=True)
 class FDistill:
@@ -220,7 +176,6 @@ class FDistill:
     """How much of a time bin's mean ratio is kept at each step."""
     lora: LoRA = field(default_factory=LoRA)
 
-    def start(self, setup: Setup) -> Guidance:
-        from guidance.fdistill import start
 
-        return start(setup, self)
+Method = SDS | CSD | SSD | NFSD | VSD | ESD | SDI | DSD | FDistill
+"""Settings of one method."""

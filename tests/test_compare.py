@@ -46,6 +46,7 @@ from app.recipes import DirectRecipe, FieldRecipe
 from guidance.dsd import DSD, PathGuidance
 from guidance.method import Asked, Setup
 from guidance.prior import Views
+from guidance.start import start
 from tests.test_cli import polymode, sentence
 from tests.tiny import tiny_prior
 
@@ -230,7 +231,7 @@ def test_features_of_meshes_look_from_cameras_that_no_method_works_on() -> None:
         return {(round(a % 360, 1), round(e, 1)) for a, e in degrees}
 
     prior = tiny_prior()
-    dsd = DSD().start(Setup(prior, Asked("a"), 3.0))
+    dsd = start(DSD(), Setup(prior, Asked("a"), 3.0))
     assert isinstance(dsd, PathGuidance)
     d = DirectRecipe()
     direct = {(round(k * 45.0, 1), d.elevation) for k in range(8)}

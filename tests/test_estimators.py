@@ -19,6 +19,7 @@ from guidance.sample import slerp
 from guidance.schedule import DreamTime
 from guidance.sds import sds_eps
 from guidance.ssd import seeking, ssd
+from guidance.start import start
 from guidance.view_words import view_negatives, view_word, with_view_words
 
 SD, COSINE = scaled_linear_schedule(), squared_cosine_schedule()
@@ -256,7 +257,7 @@ def test_every_kind_runs_in_a_step_and_keeps_both_forms_consistent(kind: str) ->
     setup = Setup(prior, Asked("y", "ugly"), 7.5, Cfg(kind=kind))
     x = randn(2, *shape).requires_grad_()
     views, t = Views(torch.zeros(2), torch.zeros(2)), torch.tensor([300, 300])
-    out = CSD().start(setup).step(Shown(x, views, t), torch.Generator().manual_seed(0))
+    out = start(CSD(), setup).step(Shown(x, views, t), torch.Generator().manual_seed(0))
     out.loss.backward()
     assert x.grad is not None and bool(x.grad.isfinite().all()) and float(x.grad.abs().max()) > 0
 

@@ -17,6 +17,7 @@ from guidance.sample import ddim_sample, knots
 from guidance.schedule import LinearAnneal
 from guidance.sdi import SDI, InversionGuidance, invert, sdi
 from guidance.settings import CFG_KINDS, Cfg
+from guidance.start import start
 from tests.tiny import tiny_prior
 
 SD = scaled_linear_schedule()
@@ -156,7 +157,7 @@ def step_of(guidance, x: Tensor, t: int, seed: int = 0, views: Views | None = No
 def test_dsd_repeats_with_its_seed_and_differs_with_another() -> None:
     x = randn(3, 2, 1, 1).float()
     blind = Asked("y", blind=True)
-    one, two, other = (step_of(DSD().start(Setup(analytic(), blind, 3.0, seed=seed)), x, 300) for seed in (1, 1, 2))
+    one, two, other = (step_of(start(DSD(), Setup(analytic(), blind, 3.0, seed=seed)), x, 300) for seed in (1, 1, 2))
     assert torch.equal(one, two) and not torch.allclose(one, other)
 
 
@@ -166,9 +167,9 @@ def test_sdi_keeps_a_fixed_point_and_is_selectable() -> None:
     target = torch.rand(1, *shape, generator=generator())
     point = Mixture(torch.ones(1), target, torch.zeros(1))
     setup = Setup(AnalyticPrior({"y": point, "": point}, shape), Asked("y"), 7.5)
-    still = step_of(SDI().start(setup), target.clone(), 400)
+    still = step_of(start(SDI(), setup), target.clone(), 400)
     assert still.abs().max() < 1e-4
-    assert step_of(SDI().start(setup), target + 0.1, 400).abs().max() > 1e-3
+    assert step_of(start(SDI(), setup), target + 0.1, 400).abs().max() > 1e-3
 
 
 def test_knots_fall_and_stay_below_sigma_fourteen() -> None:
@@ -180,7 +181,7 @@ def test_knots_fall_and_stay_below_sigma_fourteen() -> None:
 def test_sets_of_a_joint_prior() -> None:
     """Anchors alone, buckets beside the anchors; paths are kept; other cameras are refused."""
     prior = tiny_prior()
-    guidance = DSD(knots=3).start(Setup(prior, Asked("a cube"), 2.0))
+    guidance = start(DSD(knots=3), Setup(prior, Asked("a cube"), 2.0))
     assert isinstance(guidance, PathGuidance)
     anchors, bucket = guidance.sets[0], guidance.sets[3]
     x = torch.rand(4, *prior.frame_shape, generator=generator())
@@ -200,20 +201,20 @@ def test_sets_of_a_joint_prior() -> None:
     assert 0 in seen and len(seen) > 5
     with pytest.raises(ValueError, match="fixed cameras"):
         step_of(guidance, x, 500, views=Views(anchors.azimuth + 0.1, anchors.elevation, 4))
-    fresh = DSD(knots=3).start(Setup(prior, Asked("a cube"), 2.0))
+    fresh = start(DSD(knots=3), Setup(prior, Asked("a cube"), 2.0))
     torch.testing.assert_close(step_of(fresh, x, 500, views=bucket), step_of(guidance, x, 500, views=bucket))
 
 
 def test_two_sets_in_one_step() -> None:
     prior = tiny_prior()
     setup = Setup(prior, Asked("a cube"), 2.0)
-    guidance = DSD(knots=3).start(setup)
+    guidance = start(DSD(knots=3), setup)
     assert isinstance(guidance, PathGuidance)
     a, b = guidance.sets[0], guidance.sets[1]
     both = Views(torch.cat([a.azimuth, b.azimuth]), torch.cat([a.elevation, b.elevation]), 4)
     x = torch.rand(8, *prior.frame_shape, generator=generator())
     together = step_of(guidance, x, 500, views=both)
-    alone = step_of(DSD(knots=3).start(setup), x[:4], 500, views=a)
+    alone = step_of(start(DSD(knots=3), setup), x[:4], 500, views=a)
     torch.testing.assert_close(together[:4], alone / 2, rtol=1e-3, atol=1e-6)  # a mean over twice the frames
 
 
@@ -225,19 +226,19 @@ def test_an_inverted_noise_is_as_large_as_noise(sigma: float) -> None:
     target = torch.rand(1, *shape, generator=generator())
     narrow = Mixture(torch.ones(1), target, torch.tensor([width]))
     prior = AnalyticPrior({"y": narrow, "": narrow}, shape)
-    guidance = SDI().start(Setup(prior, Asked("y"), 5.0))
+    guidance = start(SDI(), Setup(prior, Asked("y"), 5.0))
     assert isinstance(guidance, InversionGuidance) and width < SDI().sigma_first / 10
     x = target + width * torch.randn(8, *shape, generator=generator(1))
     t = torch.full((8,), SD.t_at(sigma))
     kappa = invert(predictor(narrow), x, guidance.first_noise(x), guidance.knots(t, generator()), SD)
     assert float(kappa.std()) == pytest.approx(1, abs=0.05)
     assert torch.equal(guidance.first_noise(x), guidance.first_noise(x)), "one noise a seed"
-    other = SDI().start(Setup(prior, Asked("y"), 5.0, seed=1))
+    other = start(SDI(), Setup(prior, Asked("y"), 5.0, seed=1))
     assert isinstance(other, InversionGuidance) and not torch.equal(guidance.first_noise(x), other.first_noise(x))
 
 
 def path_of(setup: Setup, x: Tensor, k: int = 0) -> Path:
-    guidance = DSD(knots=3, guide_above=0.0).start(setup)
+    guidance = start(DSD(knots=3, guide_above=0.0), setup)
     assert isinstance(guidance, PathGuidance)
     return guidance.path(guidance.sets[k], x)[0]
 
@@ -263,7 +264,7 @@ def test_a_run_that_goes_on_from_a_sample_follows_that_sample() -> None:
         setup = Setup(prior, asked, 2.0, cfg, seed=3, run_scale=2.0, drawn=drawn)
         torch.testing.assert_close(path_of(setup, noise).x0[-1], sampled)
     eight = Drawn(torch.cat([noise, noise]), 0.0, 0.3, knots(5), 4.0, 2.0)
-    guidance = DSD().start(Setup(prior, asked, 2.0, drawn=eight))
+    guidance = start(DSD(), Setup(prior, asked, 2.0, drawn=eight))
     assert isinstance(guidance, PathGuidance) and torch.equal(guidance.noise(0, noise), eight.noise[::2])
 
 
@@ -271,11 +272,11 @@ def test_a_resumed_run_under_zeresfdg_repeats_its_path_bit_for_bit() -> None:
     prior = tiny_prior()
     setup = Setup(prior, Asked("a cube"), 4.0, Cfg(kind="zeresfdg"))
     x = torch.rand(4, *prior.frame_shape, generator=generator())
-    first = DSD(knots=3, guide_above=0.0).start(setup)
+    first = start(DSD(knots=3, guide_above=0.0), setup)
     assert isinstance(first, PathGuidance)
     for t in (900, 600, 300):
         step_of(first, x, t, views=first.sets[0])
-    again = DSD(knots=3, guide_above=0.0).start(setup)
+    again = start(DSD(knots=3, guide_above=0.0), setup)
     assert isinstance(again, PathGuidance)
     again.restore(first.tensors())
     for k in (0, 2):
@@ -290,7 +291,7 @@ def test_a_resumed_run_under_zeresfdg_repeats_its_path_bit_for_bit() -> None:
 def test_scale_one_under_a_sigma_is_the_conditional_prediction_for_every_kind(kind: str) -> None:
     prior = tiny_prior()
     setup = Setup(prior, Asked("a cube", "ugly"), 5.0, Cfg(kind=kind))
-    guidance = DSD(guide_above=3.0).start(setup)
+    guidance = start(DSD(guide_above=3.0), setup)
     assert isinstance(guidance, PathGuidance)
     views, z = guidance.sets[0], torch.randn(4, *prior.frame_shape, generator=generator())
     low, high = (torch.full((4,), prior.schedule.t_at(s)) for s in (1.0, 8.0))

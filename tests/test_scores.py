@@ -16,6 +16,7 @@ from guidance.prior import Views, scaled_linear_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture, denoise
 from guidance.schedule import LinearAnneal
 from guidance.score_model import LoRA, OnlineScore
+from guidance.start import start
 from guidance.vsd import VSD, vsd
 from tests.tiny import tiny_prior
 
@@ -237,7 +238,7 @@ def test_steps_repeat_and_resume(method, blind: bool) -> None:
         assert x.grad is not None
         return x.grad
 
-    one, two, later = method.start(setup), method.start(setup), method.start(setup)
+    one, two, later = start(method, setup), start(method, setup), start(method, setup)
     assert torch.equal(gradient(one, 0), gradient(two, 0))
     later.restore({k: v.clone() for k, v in one.tensors().items()})
     expected = gradient(one, 1)
@@ -250,7 +251,7 @@ def test_lambda_changes_the_gradient_and_zero_is_vsd() -> None:
     def gradient(method) -> Tensor:
         x = torch.rand(4, *prior.frame_shape, generator=generator()).requires_grad_()
         shown = Shown(x, views(), torch.full((4,), 500))
-        method.start(Setup(prior, Asked("a cube"), 3.0)).step(shown, generator()).loss.backward()
+        start(method, Setup(prior, Asked("a cube"), 3.0)).step(shown, generator()).loss.backward()
         assert x.grad is not None
         return x.grad
 
@@ -262,4 +263,4 @@ def test_lambda_changes_the_gradient_and_zero_is_vsd() -> None:
 def test_a_prior_without_a_network_is_refused_in_a_sentence(method) -> None:
     mixture = Mixture(torch.ones(1), torch.zeros(1, 2, 1, 1), torch.ones(1))
     with pytest.raises(UnfitMethod, match="choose sds"):
-        method.start(Setup(AnalyticPrior({"y": mixture, "": mixture}, (2, 1, 1)), Asked("y"), 3.0))
+        start(method, Setup(AnalyticPrior({"y": mixture, "": mixture}, (2, 1, 1)), Asked("y"), 3.0))

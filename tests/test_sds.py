@@ -15,6 +15,7 @@ from guidance.prior import NoiseSchedule, Prediction, Views, scaled_linear_sched
 from guidance.priors.analytic import AnalyticPrior, Mixture
 from guidance.schedule import LinearAnneal, SqrtAnneal, Uniform, Weight, s2_weight, uniform_weight
 from guidance.sds import SDS, sds, sds_eps
+from guidance.start import start
 
 SD = scaled_linear_schedule()
 COSINE = squared_cosine_schedule()
@@ -69,7 +70,7 @@ def sds_step(
     prior = replace(prior, mixtures={"y": pair[0], "": pair[1] or pair[0]})
     setup = Setup(prior, Asked("y"), scale, weight=weight, frames_per_noise=frames_per_noise)
     views = Views(torch.zeros(len(frames)), torch.zeros(len(frames)))
-    return SDS().start(setup).step(Shown(frames, views, t), g)
+    return start(SDS(), setup).step(Shown(frames, views, t), g)
 
 
 # --- U1.1: the injection ---

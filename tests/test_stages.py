@@ -20,6 +20,7 @@ from guidance.method import Asked, Guidance, Setup
 from guidance.prior import Prior, Views, squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
 from guidance.sds import SDS
+from guidance.start import start
 from renderers.cameras import make_cameras, orbit
 from renderers.fields import GridField
 from renderers.mesh import render_mesh
@@ -48,7 +49,7 @@ def anything(views: Views) -> Mixture:
 
 
 def sds(prior: Prior, scale: float) -> Guidance:
-    return SDS().start(Setup(prior, Asked("a car"), scale))
+    return start(SDS(), Setup(prior, Asked("a car"), scale))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from guidance.method import Asked, Drawn, Guidance, Setup, Shown, UnfitMethod
 from guidance.prior import Picture, Prior, Views, to_frames
 from guidance.schedule import WEIGHTS
 from guidance.settings import ELEVATIONS, VIEWS
+from guidance.start import start
 from renderers.cameras import Cameras, make_cameras, random_orbit
 from renderers.frames import Rendered
 
@@ -43,7 +44,7 @@ def start_method(
     told, weight = asked(recipe, picture), WEIGHTS[g.weight]
     setup = Setup(prior, told, scale, g.cfg, weight, g.clip, g.clip_pixel, shared, seed, run_scale, drawn)
     try:
-        return method_of(recipe.methods, recipe.method).start(setup)
+        return start(method_of(recipe.methods, recipe.method), setup)
     except UnfitMethod as e:
         raise UsageError(str(e)) from e
 
