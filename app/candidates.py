@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from guidance.direct import joint_conditions, prior_score
+from guidance.method import Drawn
 from guidance.prior import Picture, Prior
 from guidance.settings import VIEWS
 from renderers.cameras import Cameras, orbit
@@ -44,6 +45,17 @@ class Shape:
         context = make_context(self.vertices.device)
         rendered = render_mesh(context, self.vertices, self.faces, cameras, size, self.color, supersample=2)
         return rendered.frames().clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What direct made: the shape, its fusion residual, what its frames were drawn from and, of pictures, their views
+    without light (K, 7, S, S)."""
+
+    shape: Shape
+    residual: float
+    drawn: Drawn
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True)

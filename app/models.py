@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from guidance.priors.embedded import EmbeddedPrior
 
-SHIPPED = ("embedded", "embedded-picture")
+SHIPPED = ("embedded",)
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,9 @@ def known_models() -> list[Model]:
     table = [
         Model(
             "embedded",
-            "multi-view frames of low-poly game assets, 64 px, runs on a CPU",
+            "multi-view frames of low-poly game assets, from text and pictures, 64 px, runs on a CPU",
             "Apache-2.0",
             assets / "prior",
-        ),
-        Model(
-            "embedded-picture",
-            "the same, trained further to be told of pictures: what `polymode reconstruct` uses",
-            "Apache-2.0",
-            assets / "prior-picture",
         ),
         Model(
             "local",

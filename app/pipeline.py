@@ -8,19 +8,14 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from app.candidates import Candidate, Shape, candidate_seeds, choose, fusion_residual, own_score
-from app.errors import CollapseError, MissingError, UsageError, UserError, disk_errors
-from app.export.bake import bake
-from app.export.glb import read_glb, textured, write_glb
+from app.candidates import Candidate, Fused, Shape, candidate_seeds, choose, fusion_residual, own_score
+from app.errors import CollapseError, UsageError, UserError, disk_errors
 from app.export.preview import save_png
-from app.export.unwrap import UnwrapError, unwrap
-from app.export.video import VideoError, contact_sheet, turntable
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
@@ -30,25 +25,20 @@ from app.run.live import Look
 from app.run.progress import Progress
 from app.run.signals import stop_signals
 from app.run.work import Clock, Work, choose_device, metadata, plan
-from app.stages.field import field_of_mesh, field_step, start_field
+from app.stages.asset import export
+from app.stages.distil import distil
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
-from app.stages.mesh import extract, refine_step, start_refine
 from app.stages.project import make_projector, paint, vertex_colors
-from app.stages.reference import Anchor, light_of, unlit, with_palette
+from app.stages.reference import light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
-from app.stages.views import start_method
 from app.text import shown
-from guidance.method import Drawn
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import Familiarity, familiarity, load_known
 from renderers.cameras import Cameras, orbit
-from renderers.fields import GridField
-from renderers.frames import Rendered
 from renderers.mesh import render_mesh, vertex_normals
-from renderers.raster import RasterizeCpuContext, make_context
+from renderers.raster import make_context
 from renderers.remesh import remesh
-from renderers.volume import render_field
 
 if TYPE_CHECKING:
     from app.pictures.intake import References
@@ -215,17 +205,6 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     return Candidate(seed, shape, residual, score)
 
 
-@dataclass(frozen=True)
-class Fused:
-    """What direct made: the shape, its fusion residual, what its frames were drawn from and, of pictures, their views
-    without light (K, 7, S, S)."""
-
-    shape: Shape
-    residual: float
-    drawn: Drawn
-    target: Tensor | None = None
-
-
 def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> Fused:
     """Joint frames, fused."""
     recipe, r, pictures = job.recipe, job.recipe.direct, job.references
@@ -301,104 +280,3 @@ def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:
     """A grey mesh as it is when it is looked at."""
     context, grey = make_context(vertices.device), torch.full_like(vertices, 0.7)
     return lambda cameras: render_mesh(context, vertices, faces, cameras, LIVE, grey)
-
-
-def distil(
-    job: Work,
-    tag: str,
-    seed: int,
-    streams: dict[str, torch.Generator],
-    fused: Fused | None = None,
-) -> Shape:
-    """Field -> mesh -> refinement, under guidance; from a grey ball, or from what direct made. Pictures without light
-    then supervise their views."""
-    recipe, prior, blind = job.recipe, job.prior, job.recipe.guide.blind_camera
-    told, anchor = job.told(), None
-    start, drawn = (None, None) if fused is None else (fused.shape, fused.drawn)
-    if fused is not None and fused.target is not None and job.references is not None:
-        anchor = Anchor(job.references.cameras, fused.target, recipe.picture)
-    ball, r = None, recipe.field
-    if start is not None:
-        assert isinstance(start.color, Tensor)
-        ball = field_of_mesh(start.vertices, start.faces, start.color, r.resolution)
-        r = dataclasses.replace(r, sigma_max=min(r.sigma_max, r.sigma_init))
-    grown, state = start_field(r, streams, job.device, ball)
-    method = start_method(recipe, prior, r.scale, seed, told, r.scale, drawn)
-    step = field_step(grown, state, r, prior, method, blind, anchor)
-    size, samples = prior.frame_shape[-1], r.samples
-
-    def seen(cameras: Cameras) -> Rendered:
-        return render_field(grown, cameras, size, samples)
-
-    job.loop(f"field{tag}", state, r.steps, step, seen, solid=False)
-
-    job.pause("the mesh")
-    with job.clock.part("mesh"):
-        bar = job.progress.stage(f"mesh{tag}", 1)
-        vertices, faces = extract(
-            GridField(grown.raw_density.detach(), grown.raw_color.detach(), grown.density_scale), recipe.mesh
-        )
-        vertices, faces = vertices.to(job.device), faces.to(job.device)
-        bar.update(1)
-        bar.close()
-    job.run.event("mesh", vertices=len(vertices), faces=len(faces))
-
-    solid, state = start_refine(vertices, grown, recipe.refine, streams)
-    if recipe.refine.steps:
-        method = start_method(recipe, prior, recipe.refine.scale, seed, told, r.scale, drawn)
-        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
-        surface, offsets = vertices, state.parameters["offsets"]
-        context = make_context(vertices.device)
-
-        def look(cameras: Cameras) -> Rendered:
-            return render_mesh(context, surface + offsets, faces, cameras, size, solid.color_at)
-
-        job.loop(f"refine{tag}", state, recipe.refine.steps, step, look)
-        vertices = (vertices + offsets).detach()
-    light = None if start is None else start.light
-    return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach(), light=light)
-
-
-def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
-    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
-    well each picture is reproduced."""
-    recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
-    reproduced: list[dict[str, float]] = []
-    job.pause("the texture")
-    bar = progress.stage("texture", 4)
-    context = make_context(shape.vertices.device)
-    with clock.part("unwrap"):
-        try:
-            unwrapped = unwrap(shape.vertices, shape.faces, recipe.texture.size)
-        except (UnwrapError, ValueError) as e:
-            raise CollapseError(str(e)) from e
-    bar.update(1)
-    with clock.part("bake"):
-        texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
-        bar.update(2)
-        extras = {
-            "prompt": recipe.prompt,
-            "seed": recipe.seed,
-            "method": recipe.method,
-            "prior": shown(recipe.prior, 1000),
-        }
-        glb = run.folder / "mesh.glb"
-        write_glb(glb, textured(unwrapped, texture), extras=extras)
-    bar.update(3)
-    job.pause("the pictures")
-    with clock.part("pictures"):
-        asset = read_glb(glb)
-        picture_context = RasterizeCpuContext()
-        contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
-        try:
-            turntable(picture_context, asset, run.folder / "turntable.mp4")
-        except VideoError as e:
-            raise MissingError(f"{e} The mesh is in {glb}; reinstall imageio-ffmpeg for the turntable.") from e
-        if job.references is not None and shape.light is not None:
-            from app.pictures.report import reproduction
-
-            sheet = run.pictures / "compare.png"
-            reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
-    bar.update(4)
-    bar.close()
-    return unwrapped.charts, reproduced

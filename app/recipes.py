@@ -277,7 +277,6 @@ def picture_preset(name: str) -> Recipe:
     r = preset(name)
     return dataclasses.replace(
         r,
-        prior="embedded-picture",
         method=DIRECT,
         direct=dataclasses.replace(r.direct, scale=1.0, steps=4, views=8),
         field=dataclasses.replace(r.field, scale=2.0),

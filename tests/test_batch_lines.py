@@ -130,7 +130,7 @@ def test_a_changed_picture_is_another_line(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", "red")
     a = read_line(1, '{"image": "a.png", "background": "alpha"}', tmp_path)
     assert a.recipe is not None and a.recipe.picture.count == 1 and a.recipe.picture.background == "alpha"
-    assert a.recipe.prior == "embedded-picture" and a.pictures == (tmp_path / "a.png",)
+    assert a.recipe.prior == "embedded" and a.pictures == (tmp_path / "a.png",)
     assert read_line(2, '{"image": ["a.png"], "background": "alpha"}', tmp_path).identity == a.identity
     picture(tmp_path / "a.png", "blue")
     assert read_line(1, '{"image": "a.png", "background": "alpha"}', tmp_path).identity != a.identity

@@ -42,7 +42,7 @@ def add_endpoints(site: Site) -> None:
         seed: int = 0,
         count: int = 1,
         faces: int | None = None,
-        prior: str = "embedded-picture",
+        prior: str = "embedded",
         background: str = "auto",
         azimuth: list | None = None,
         elevation: list | None = None,

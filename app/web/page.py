@@ -60,7 +60,7 @@ def build(site: Site) -> Page:
                         make = gr.Button("Generate", variant="primary", elem_id="generate")
                     with gr.Tab("Picture") as picture_tab:
                         pictures = picture_controls()
-                        common = controls("embedded-picture")
+                        common = controls("embedded")
                         rebuild = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
                     with gr.Tab("Runs") as runs_tab:
                         with gr.Row():
