@@ -6,7 +6,7 @@ from app.candidates import Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
 from app.export.glb import read_glb, textured, write_glb
-from app.export.unwrap import UnwrapError, unwrap
+from app.export.unwrap import make_atlas
 from app.export.video import VideoError, contact_sheet, turntable
 from app.run.work import Work
 from app.text import shown
@@ -23,9 +23,11 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     context = make_context(shape.vertices.device)
     with clock.part("unwrap"):
         try:
-            unwrapped = unwrap(shape.vertices, shape.faces, recipe.texture.size)
-        except (UnwrapError, ValueError) as e:
+            unwrapped = make_atlas(shape.vertices, shape.faces, recipe.texture.size)
+        except ValueError as e:
             raise CollapseError(str(e)) from e
+    if unwrapped.reason:
+        progress.note(f"Unwrapped by box projection, with more seams: {unwrapped.reason}")
     bar.update(1)
     with clock.part("bake"):
         texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
