@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from app.candidates import Candidate, Fused, Shape, candidate_seeds, choose, fusion_residual, own_score
+from app.candidates import Candidate, Fused, Own, Shape, candidate_seeds, choose, fusion_residual, own_score
 from app.errors import CollapseError, UsageError, UserError, disk_errors
 from app.export.preview import save_png
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
-from app.recipes import Recipe
+from app.own_mesh import dense, load, placed, solid
+from app.recipes import INITS, Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
 from app.run.progress import Progress
@@ -30,6 +31,7 @@ from app.stages.distil import distil
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
+from app.stages.repaint import repaint
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.text import shown
 from guidance.prior import UnfitPicture
@@ -107,9 +109,9 @@ def _generate(
     shape = candidates[best].shape
     assert shape is not None
 
-    charts, reproduced = export(job, shape)
+    atlas, reproduced = export(job, shape)
     result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
-    result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
+    result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces)} | atlas
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
         for i, c in enumerate(candidates)
@@ -182,7 +184,11 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     recipe, tag = job.recipe, f"-{k}" if k else ""
     streams = generators(seed)
     try:
-        if recipe.method == DIRECT:
+        if recipe.paint:
+            shape, residual = repaint(job, tag, seed, streams), None
+        elif recipe.init not in INITS:
+            shape, residual = grown(job, tag, seed, streams), None
+        elif recipe.method == DIRECT:
             fused = direct(job, tag, streams)
             shape, residual = fused.shape, fused.residual
         elif recipe.init == DIRECT:
@@ -203,6 +209,18 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
         save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
     job.run.event("candidate", candidate=k, seed=seed, residual=residual, score=score)
     return Candidate(seed, shape, residual, score)
+
+
+def grown(job: Work, tag: str, seed: int, streams: dict[str, torch.Generator]) -> Shape:
+    """Distilled from a mesh of one's own, and put back to its place and scale."""
+    own = placed(load(job.run))
+    solid(own, job.recipe)
+    for note in own.mesh.notes:
+        job.progress.note(note)
+    points, faces, colors = (x.to(job.device) for x in dense(own, 2 / job.recipe.field.resolution))
+    start = Shape(points, faces, colors, lambda p: p)
+    shape = distil(job, tag, seed, streams, Fused(start, 0.0, None))
+    return dataclasses.replace(shape, own=Own(own.back(shape.vertices)))
 
 
 def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> Fused:

@@ -48,8 +48,8 @@ def paint_frames(
     guide_above: float = 0.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """`frames` (V, C, H, W) in [0, 1], renders of one object from azimuths and elevations (V,) in radians, with colours
-    for `prompt` in place of theirs; alpha and normals are returned as given.
+    """`frames` (V, C, H, W) in [0, 1], renders of one object from azimuths and elevations (V,) in radians, with
+    colours for `prompt` in place of theirs; alpha and normals are returned as given.
 
     `noise` (V, 3, H, W) is where the colours start. `scale`: Form A's w, at noise levels above `guide_above`.
     `on_step(i, frames)` sees each step's clean prediction and may raise to stop.

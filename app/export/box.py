@@ -8,6 +8,8 @@ its depth until it does not. Charts lie on shelves, the highest first, as large 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -109,8 +111,8 @@ def apart(flat: NDArray, chart: NDArray) -> NDArray:
 
 
 def shelves(extent: NDArray, size: float, gap: float) -> tuple[NDArray, float]:
-    """(corner (C, 2) of each box (C, 2), height of all): boxes with `gap` around them, the highest first, on shelves of
-    width `size`."""
+    """(corner (C, 2) of each box (C, 2), height of all): boxes with `gap` around them, the highest first, on shelves
+    of width `size`."""
     order = np.argsort(-extent[:, 1], kind="stable")
     width, height = (extent[order] + gap).T.tolist()
     corners, x, y, shelf = [], 0.0, 0.0, 0.0
@@ -143,9 +145,20 @@ def pack(extent: NDArray, size: int, padding: int) -> tuple[NDArray, float, floa
     return best, low, gap
 
 
-def box_atlas(vertices: NDArray, faces: NDArray, size: int, padding: int) -> dict[str, NDArray | int | bool]:
+@dataclass(frozen=True)
+class BoxAtlas:
     """vmapping (V',), faces (F, 3) into the split vertices, uv (V', 2) in [0, 1], the number of charts, and whether
-    they could be searched for overlaps (`checked`). vertices (V, 3), faces (F, 3)."""
+    they could be searched for overlaps (`checked`)."""
+
+    vmapping: NDArray
+    faces: NDArray
+    uv: NDArray
+    charts: int
+    checked: bool
+
+
+def box_atlas(vertices: NDArray, faces: NDArray, size: int, padding: int) -> BoxAtlas:
+    """The atlas of vertices (V, 3) and faces (F, 3), of `size` texels a side with `padding` between charts."""
     vertices = vertices.astype(np.float64)
     extent = float(np.ptp(vertices[faces].reshape(-1, 3), 0).max())
     pairs = adjacent(vertices, faces)
@@ -164,10 +177,5 @@ def box_atlas(vertices: NDArray, faces: NDArray, size: int, padding: int) -> dic
     placed = ((flat - low[chart][:, None]) * scale + at[chart][:, None]) / size
     key = np.repeat(chart, 3) * len(vertices) + faces.reshape(-1)
     unique, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return {
-        "vmapping": unique % len(vertices),
-        "faces": inverse.reshape(-1, 3),
-        "uv": placed.reshape(-1, 2)[first].clip(0, 1),
-        "charts": int(chart.max()) + 1,
-        "checked": checked,
-    }
+    uv = placed.reshape(-1, 2)[first].clip(0, 1)
+    return BoxAtlas(unique % len(vertices), inverse.reshape(-1, 3), uv, int(chart.max()) + 1, checked)

@@ -6,6 +6,7 @@ budget and a time limit, and whatever happens to it becomes one sentence, and th
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -126,15 +127,15 @@ def box_unwrap(
     mesh."""
     check_mesh(vertices, faces)
     found = box_atlas(vertices.detach().cpu().numpy(), faces.cpu().numpy().astype(np.int64), atlas_size, padding)
-    vmapping = torch.from_numpy(found["vmapping"]).to(vertices.device)
-    if not found["checked"]:
+    vmapping = torch.from_numpy(found.vmapping).to(vertices.device)
+    if not found.checked:
         reason = f"{reason} Charts may overlap: too many faces lie in one place to look.".strip()
     return Unwrapped(
         vertices=vertices.detach().float()[vmapping],
-        faces=torch.from_numpy(found["faces"].astype(np.int32)).to(vertices.device),
-        uv=torch.from_numpy(found["uv"].astype(np.float32)).to(vertices.device),
+        faces=torch.from_numpy(found.faces.astype(np.int32)).to(vertices.device),
+        uv=torch.from_numpy(found.uv.astype(np.float32)).to(vertices.device),
         vmapping=vmapping,
-        charts=int(found["charts"]),
+        charts=found.charts,
         how="box",
         reason=reason,
     )
@@ -147,13 +148,39 @@ def make_atlas(
     padding: int = 4,
     face_budget: int = FACE_BUDGET,
     time_limit: float = TIME_LIMIT,
+    uv: Tensor | None = None,
 ) -> Unwrapped:
-    """`unwrap`, or box projection where that fails: `how` and `reason` of the result say so, for the run's notes.
-    ValueError for an empty or non-finite mesh."""
+    """The mesh's own coordinates `uv` (V, 2) where they will do; else `unwrap`, or box projection where that fails:
+    `how` and `reason` of the result say so, for the run's notes. Vertices that are split in the input (a hard edge)
+    are joined to be unwrapped, and split again. ValueError for an empty or non-finite mesh."""
+    check_mesh(vertices, faces)
+    if uv is not None and (own := own_atlas(vertices.cpu(), faces.cpu(), uv.cpu(), atlas_size)) is not None:
+        tensors = {n: getattr(own, n).to(vertices.device) for n in ("vertices", "faces", "uv", "vmapping")}
+        return dataclasses.replace(own, **tensors)
+    points, first, inverse = np.unique(vertices.detach().cpu().numpy(), axis=0, return_index=True, return_inverse=True)
+    split = len(points) < len(vertices)
+    weld = torch.from_numpy(inverse.reshape(-1)).to(vertices.device)
+    welded = (vertices[torch.from_numpy(first)], weld[faces.long()].int()) if split else (vertices, faces)
     try:
-        return unwrap(vertices, faces, atlas_size, padding, face_budget, time_limit)
+        found = unwrap(*welded, atlas_size, padding, face_budget, time_limit)
     except UnwrapError as e:
-        return box_unwrap(vertices, faces, atlas_size, padding, str(e))
+        found = box_unwrap(*welded, atlas_size, padding, str(e))
+    return split_as(found, vertices, faces) if split else found
+
+
+def split_as(welded: Unwrapped, vertices: Tensor, faces: Tensor) -> Unwrapped:
+    """The atlas of a mesh whose vertices were joined, for the same faces (F, 3) into `vertices` (V, 3) as before."""
+    corners = faces.reshape(-1).long()
+    key = welded.faces.reshape(-1).long() * len(vertices) + corners
+    unique, inverse = key.unique(return_inverse=True)
+    which = unique % len(vertices)
+    return dataclasses.replace(
+        welded,
+        vertices=vertices.detach().float()[which],
+        faces=inverse.reshape(-1, 3).int(),
+        uv=welded.uv[unique // len(vertices)],
+        vmapping=which,
+    )
 
 
 def own_atlas(vertices: Tensor, faces: Tensor, uv: Tensor, atlas_size: int = 1024) -> Unwrapped | None:

@@ -71,6 +71,11 @@ class Run:
         return self.folder / "pictures"
 
     @property
+    def start(self) -> Path:
+        """The mesh of one's own that it starts from, and what was read of it; made when it is stored."""
+        return self.folder / "start"
+
+    @property
     def candidates(self) -> Path:
         """Thumbnails of --best-of; made when the first is written."""
         return self.folder / "candidates"

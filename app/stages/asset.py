@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from app.candidates import Shape
+import dataclasses
+from typing import Any
+
+import torch
+
+from app.candidates import Own, Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
-from app.export.glb import read_glb, textured, write_glb
-from app.export.unwrap import make_atlas
+from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.unwrap import Unwrapped, make_atlas
 from app.export.video import VideoError, contact_sheet, turntable
 from app.run.work import Work
 from app.text import shown
 from renderers.raster import RasterizeCpuContext, make_context
 
 
-def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
-    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
-    well each picture is reproduced."""
+def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns how the atlas was made and its
+    number of charts, and how well each picture is reproduced."""
     recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
     reproduced: list[dict[str, float]] = []
     job.pause("the texture")
@@ -23,7 +28,8 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
     context = make_context(shape.vertices.device)
     with clock.part("unwrap"):
         try:
-            unwrapped = make_atlas(shape.vertices, shape.faces, recipe.texture.size)
+            uv = None if shape.own is None else shape.own.uv
+            unwrapped = make_atlas(shape.vertices, shape.faces, recipe.texture.size, uv=uv)
         except ValueError as e:
             raise CollapseError(str(e)) from e
     if unwrapped.reason:
@@ -39,11 +45,16 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
             "prior": shown(recipe.prior, 1000),
         }
         glb = run.folder / "mesh.glb"
-        write_glb(glb, textured(unwrapped, texture), extras=extras)
+        written = textured(unwrapped, texture)
+        if shape.own is not None:
+            written = moved(written, unwrapped, shape.own)
+        write_glb(glb, written, extras=extras)
     bar.update(3)
     job.pause("the pictures")
     with clock.part("pictures"):
         asset = read_glb(glb)
+        if shape.own is not None:  # pictures are taken in the unit sphere
+            asset = dataclasses.replace(asset, vertices=shape.vertices.cpu()[unwrapped.vmapping.cpu()])
         picture_context = RasterizeCpuContext()
         contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
         try:
@@ -57,4 +68,16 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
             reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)
     bar.close()
-    return unwrapped.charts, reproduced
+    return {"charts": unwrapped.charts, "unwrap": unwrapped.how}, reproduced
+
+
+def moved(mesh: TexturedMesh, unwrapped: Unwrapped, own: Own) -> TexturedMesh:
+    """`mesh` at the place and scale of the file that it started from, with that file's normals where they are
+    kept."""
+    which = unwrapped.vmapping.cpu()
+    mesh = dataclasses.replace(mesh, vertices=own.vertices[which])
+    if own.normals is None:
+        return mesh
+    normals = own.normals[which].clone()
+    normals[normals.norm(dim=1) < 0.5] = torch.tensor([0.0, 1.0, 0.0])
+    return dataclasses.replace(mesh, normals=normals)
