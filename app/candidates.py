@@ -48,6 +48,8 @@ class Shape:
     attributes: Tensor | None = None
     light: Tensor | None = None
     """(K, 1, S, S) in the pictures it was made from."""
+    dense: tuple[Tensor, Tensor] | None = None
+    """(vertices (V, 3), faces (F, 3)) from before decimation, for a normal map."""
     own: Own | None = None
     """Of a mesh of one's own: what of it is written."""
 

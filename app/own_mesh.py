@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from app.errors import UsageError, disk_errors
-from app.export.read import MeshFile, read_mesh
+from app.export.mesh_read import MeshFile, read_mesh
 from app.recipes import Recipe
 from app.run.folder import Run, atomic, create_run
 from guidance.tensors import read_tensors

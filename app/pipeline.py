@@ -19,7 +19,6 @@ from app.export.preview import save_png
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
-from app.own_mesh import dense, load, placed, solid
 from app.recipes import INITS, Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
@@ -31,7 +30,6 @@ from app.stages.distil import distil
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
-from app.stages.repaint import repaint
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.text import shown
 from guidance.prior import UnfitPicture
@@ -185,6 +183,8 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     streams = generators(seed)
     try:
         if recipe.paint:
+            from app.stages.repaint import repaint
+
             shape, residual = repaint(job, tag, seed, streams), None
         elif recipe.init not in INITS:
             shape, residual = grown(job, tag, seed, streams), None
@@ -213,6 +213,8 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
 
 def grown(job: Work, tag: str, seed: int, streams: dict[str, torch.Generator]) -> Shape:
     """Distilled from a mesh of one's own, and put back to its place and scale."""
+    from app.own_mesh import dense, load, placed, solid
+
     own = placed(load(job.run))
     solid(own, job.recipe)
     for note in own.mesh.notes:
@@ -284,6 +286,7 @@ def fuse(
         vertices = state.parameters["vertices"].detach()
     job.pause("the texture")
     with job.clock.part("project"):
+        dense = vertices, faces
         vertices, faces = finish(vertices, faces, recipe.mesh)
         projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
         if fine is not None and job.references is not None:
@@ -291,7 +294,7 @@ def fuse(
             projector = dataclasses.replace(projector, over=over)
         colors = vertex_colors(projector, vertices, faces)
         attributes = torch.cat([vertex_normals(vertices, faces), colors], 1)
-        return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
+        return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes, dense=dense)
 
 
 def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:

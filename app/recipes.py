@@ -180,6 +180,8 @@ class TextureRecipe:
 
     size: Annotated[int, arg(aliases=("--texture-size",))] = 1024
     """Texels along each side of the atlas."""
+    normals: bool = False
+    """A normal map of the dense mesh, from before decimation, beside the base colour."""
 
 
 @dataclass(frozen=True)

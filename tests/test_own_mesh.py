@@ -17,12 +17,12 @@ from app.cli import run_generate, run_texture
 from app.commands import Generate, Texture, parse
 from app.errors import UsageError
 from app.export.glb import read_glb
-from app.export.read import read_mesh
+from app.export.mesh_read import read_mesh
 from app.export.unwrap import make_atlas
 from app.own_mesh import dense, load, placed, prepare, solid
 from app.recipes import Recipe, check, load_recipe, paint_preset, preset
 from tests.objects import Mesh, car, mushroom, tree
-from tests.test_read import BAD, bad_file
+from tests.test_mesh_read import BAD, bad_file
 
 
 def write(path: Path, mesh: Mesh) -> trimesh.Trimesh:
@@ -52,7 +52,7 @@ QUICK = ["--direct.steps", "4", "--texture-size", "128", "--prior", "embedded"]
 
 
 def test_paint_keeps_the_geometry_and_changes_the_colour(tmp_path: Path) -> None:
-    path, out = tmp_path / "car.ply", tmp_path / "run"
+    path, out = tmp_path / "car.obj", tmp_path / "run"
     write(path, car())
     code, said = run("texture", str(path), "a red sports car", "--out", str(out), *QUICK)
     assert code == 0 and said["status"] == "done"
@@ -67,7 +67,7 @@ def test_paint_keeps_the_geometry_and_changes_the_colour(tmp_path: Path) -> None
     assert m["mesh"]["unwrap"] == "xatlas" and m["mesh"]["faces"] == len(before.faces)
     assert json.loads((out / "job.json").read_text())["kind"] == "texture"
     assert list((out / "previews").glob("sample-*.png"))
-    assert (out / "start" / "original.ply").read_bytes() == path.read_bytes()
+    assert (out / "start" / "original.obj").read_bytes() == path.read_bytes()
 
     # its folder is enough: the file is gone, and the run goes on
     path.unlink()
@@ -122,15 +122,15 @@ def test_a_mesh_that_encloses_nothing_is_no_start(tmp_path: Path) -> None:
     own = placed(read_mesh(tmp_path / "quad.ply"))
     with pytest.raises(UsageError, match="encloses no space"):
         solid(own, recipe_of(tmp_path / "quad.ply", paint=False, method="sds"))
-    write(tmp_path / "car.ply", car())
-    solid(placed(read_mesh(tmp_path / "car.ply")), recipe_of(tmp_path / "car.ply", paint=False))
+    write(tmp_path / "car.obj", car())
+    solid(placed(read_mesh(tmp_path / "car.obj")), recipe_of(tmp_path / "car.ply", paint=False))
 
 
 def test_what_is_kept_in_the_run_is_what_was_read(tmp_path: Path) -> None:
-    write(tmp_path / "car.ply", car())
-    recipe = recipe_of(tmp_path / "car.ply")
+    write(tmp_path / "car.obj", car())
+    recipe = recipe_of(tmp_path / "car.obj")
     kept = prepare(recipe, tmp_path / "run")
-    first, again = read_mesh(tmp_path / "car.ply"), load(kept)
+    first, again = read_mesh(tmp_path / "car.obj"), load(kept)
     for name in ("vertices", "faces", "normals", "tint", "texture"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert again.coloured and again.uv is None
@@ -141,8 +141,8 @@ def test_what_is_kept_in_the_run_is_what_was_read(tmp_path: Path) -> None:
 
 
 def test_placing_is_undone_exactly_enough(tmp_path: Path) -> None:
-    write(tmp_path / "car.ply", car())
-    mesh = read_mesh(tmp_path / "car.ply")
+    write(tmp_path / "car.obj", car())
+    mesh = read_mesh(tmp_path / "car.obj")
     own = placed(mesh)
     assert float(own.vertices.norm(dim=1).max()) == pytest.approx(0.95, abs=1e-5)
     assert torch.allclose((own.vertices.amax(0) + own.vertices.amin(0)), torch.zeros(3), atol=1e-5)
@@ -151,8 +151,8 @@ def test_placing_is_undone_exactly_enough(tmp_path: Path) -> None:
 
 
 def test_a_low_poly_mesh_says_where_its_colours_are(tmp_path: Path) -> None:
-    write(tmp_path / "car.ply", car())
-    own = placed(read_mesh(tmp_path / "car.ply"))
+    write(tmp_path / "car.obj", car())
+    own = placed(read_mesh(tmp_path / "car.obj"))
     points, faces, colors = dense(own, 0.05)
     corners = points[faces.long()]
     assert float((corners - corners.roll(1, 1)).norm(dim=2).max()) <= 0.05 + 1e-6 and len(points) > 1000

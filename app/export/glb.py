@@ -35,7 +35,7 @@ _TYPES = {
     _UINT: np.dtype("<u4"),
     _FLOAT: np.dtype("<f4"),
 }
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class TexturedMesh:
     uv: Tensor
     normals: Tensor
     texture: Tensor
+    normal_map: Tensor | None = None
+    """(H, W, 3) uint8, linear: normals in the frame of `tangents` (app/export/normals.py)."""
+    tangents: Tensor | None = None
+    """(V, 4) float32: unit, and w = +-1."""
 
 
 def textured(unwrapped: Unwrapped, texture: Tensor) -> TexturedMesh:
@@ -103,6 +107,11 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         encode_png(mesh.texture.numpy()),
     ]
     targets = [_ARRAY, _ARRAY, _ARRAY, _ELEMENTS, None]
+    if mesh.normal_map is not None:
+        if mesh.tangents is None or mesh.tangents.shape != (len(positions), 4):
+            raise ValueError("A normal map needs tangents, one for each vertex of the mesh.")
+        blobs += [mesh.tangents.numpy().astype("<f4").tobytes(), encode_png(mesh.normal_map.numpy())]
+        targets += [_ARRAY, None]
     binary, views = b"", []
     for blob, target in zip(blobs, targets, strict=True):
         view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(blob)}
@@ -152,6 +161,13 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         "bufferViews": views,
         "buffers": [{"byteLength": len(binary)}],
     }
+    if mesh.normal_map is not None:
+        accessors, view = document["accessors"], len(views) - 2
+        document["meshes"][0]["primitives"][0]["attributes"]["TANGENT"] = len(accessors)
+        accessors.append({"bufferView": view, "componentType": _FLOAT, "count": count, "type": "VEC4"})
+        document["images"].append({"bufferView": view + 1, "mimeType": "image/png", "name": "normals"})
+        document["textures"].append({"source": 1, "sampler": 0})
+        document["materials"][0]["normalTexture"] = {"index": 1}
     if extras:
         document["asset"]["extras"] = dict(extras)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -173,12 +189,20 @@ def read_glb(path: Path) -> TexturedMesh:
         pbr = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
         source = document["textures"][pbr["baseColorTexture"]["index"]]["source"]
         picture = _view(document, binary, document["images"][source]["bufferView"])
+        normal_map = tangents = None
+        if "normalTexture" in document["materials"][primitive["material"]] and "TANGENT" in attributes:
+            source = document["textures"][document["materials"][primitive["material"]]["normalTexture"]["index"]]
+            data = _view(document, binary, document["images"][source["source"]]["bufferView"])
+            normal_map = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+            tangents = torch.from_numpy(_accessor(document, binary, attributes["TANGENT"]))
         return TexturedMesh(
             vertices=torch.from_numpy(_accessor(document, binary, attributes["POSITION"])),
             faces=torch.from_numpy(_accessor(document, binary, primitive["indices"]).astype(np.int32).reshape(-1, 3)),
             uv=torch.from_numpy(_accessor(document, binary, attributes["TEXCOORD_0"])),
             normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
             texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
+            normal_map=normal_map,
+            tangents=tangents,
         )
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.export.box import box_atlas
 from app.export.overlap import overlapping
 
 FACE_BUDGET = 60_000
@@ -125,6 +124,8 @@ def box_unwrap(
 ) -> Unwrapped:
     """The same by box projection (app/export/box.py), which takes any mesh. ValueError for an empty or non-finite
     mesh."""
+    from app.export.box import box_atlas
+
     check_mesh(vertices, faces)
     found = box_atlas(vertices.detach().cpu().numpy(), faces.cpu().numpy().astype(np.int64), atlas_size, padding)
     vmapping = torch.from_numpy(found.vmapping).to(vertices.device)

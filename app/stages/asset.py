@@ -6,11 +6,13 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from app.candidates import Own, Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
 from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.normals import bake_normals, tangents
 from app.export.unwrap import Unwrapped, make_atlas
 from app.export.video import VideoError, contact_sheet, turntable
 from app.run.work import Work
@@ -46,6 +48,10 @@ def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, floa
         }
         glb = run.folder / "mesh.glb"
         written = textured(unwrapped, texture)
+        if recipe.texture.normals and shape.dense is None:
+            progress.note("No normal map: no finer mesh was made than the one that is written.")
+        elif recipe.texture.normals and shape.dense is not None:
+            written = with_normal_map(written, unwrapped, shape.dense, recipe.texture.size)
         if shape.own is not None:
             written = moved(written, unwrapped, shape.own)
         write_glb(glb, written, extras=extras)
@@ -69,6 +75,15 @@ def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, floa
     bar.update(4)
     bar.close()
     return {"charts": unwrapped.charts, "unwrap": unwrapped.how}, reproduced
+
+
+def with_normal_map(mesh: TexturedMesh, unwrapped: Unwrapped, dense: tuple[Tensor, Tensor], size: int) -> TexturedMesh:
+    """`mesh` with what it lost to decimation."""
+    device = unwrapped.vertices.device
+    normals = mesh.normals.to(device)
+    across = tangents(unwrapped.vertices, unwrapped.faces, unwrapped.uv, normals)
+    picture = bake_normals(make_context(device), unwrapped, normals, across, dense, size)
+    return dataclasses.replace(mesh, normal_map=picture, tangents=across.cpu())
 
 
 def moved(mesh: TexturedMesh, unwrapped: Unwrapped, own: Own) -> TexturedMesh:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import UsageError
 from app.export.mesh_files import MAX_FACES
-from app.export.read import read_mesh
+from app.export.mesh_read import read_mesh
 from tests.objects import car
 
 
@@ -34,7 +34,8 @@ def test_a_file_is_read_at_its_own_place_scale_and_axes(tmp_path: Path, suffix: 
     box.export(path)
     mesh = read_mesh(path)
     low, high = (np.array(x) for x in box.bounds)
-    if suffix == "stl":  # Z is up in a printer's file
+    turned = suffix in ("stl", "ply", "off")  # where Z is up by custom
+    if turned:
         low, high = np.array([low[0], low[2], -high[1]]), np.array([high[0], high[2], -low[1]])
     assert np.allclose(mesh.vertices.amin(0), low) and np.allclose(mesh.vertices.amax(0), high)
     again = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy())
@@ -43,7 +44,8 @@ def test_a_file_is_read_at_its_own_place_scale_and_axes(tmp_path: Path, suffix: 
     assert bool((outward > 0).all())
     assert mesh.coloured == (suffix in ("glb", "ply", "obj"))
     if mesh.coloured and suffix != "glb":  # trimesh writes vertex colours of a GLB as they are, not as linear
-        top = mesh.vertex_colors()[mesh.vertices[:, 1] > 6]
+        up = -mesh.vertices[:, 2] if turned else mesh.vertices[:, 1]
+        top = mesh.vertex_colors()[up > 6]
         assert torch.allclose(top, torch.tensor([200.0, 10, 10]) / 255, atol=2e-3)
 
 
@@ -170,6 +172,7 @@ def test_a_code_made_car_keeps_its_colours(tmp_path: Path) -> None:
     colors = (np.c_[c, np.ones(len(c))] * 255).round().astype(np.uint8)
     trimesh.Trimesh(v, f, vertex_normals=n, vertex_colors=colors, process=False).export(tmp_path / "car.ply")
     mesh = read_mesh(tmp_path / "car.ply")
-    assert np.array_equal(mesh.faces.numpy(), f) and np.array_equal(mesh.vertices.numpy(), v)
+    assert np.array_equal(mesh.faces.numpy(), f)
+    assert np.array_equal(mesh.vertices.numpy(), v[:, [0, 2, 1]] * np.float32([1, 1, -1]))
     assert np.allclose(mesh.vertex_colors().numpy(), c, atol=2e-3)
-    assert np.allclose(mesh.normals.numpy(), n, atol=1e-3)
+    assert np.allclose(mesh.normals.numpy(), n[:, [0, 2, 1]] * [1, 1, -1], atol=1e-3)

@@ -1,8 +1,8 @@
 """Anybody's mesh file, read by trimesh: its surface, its colours, its texture coordinates.
 
-Positions come in glTF's axes, Y up, at the file's own place and scale. Printers' formats (STL, 3MF) have Z up and are
-turned once, (x, y, z) -> (x, z, -y), as app/export's writers turn back. Colours are sRGB-encoded here; glTF's factors
-and vertex colours are linear in the file.
+Positions come in glTF's axes, Y up, at the file's own place and scale. Formats that have Z up by custom (STL, 3MF,
+PLY, OFF) are turned once, (x, y, z) -> (x, z, -y), as app/export's writers turn back. Colours are sRGB-encoded here;
+glTF's factors and vertex colours are linear in the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.export.mesh_files import KINDS, MAX_FACES, check_file, too_many
 from app.export.preview import sample_texture, to_linear, to_srgb
 from app.text import shown
 
-Z_UP = (".stl", ".3mf")
+Z_UP = (".stl", ".3mf", ".ply", ".off")
 LINEAR = (".glb", ".gltf")
 CHUNK = 1 << 20
 
