@@ -182,6 +182,8 @@ class TextureRecipe:
     """Texels along each side of the atlas."""
     normals: bool = False
     """A normal map of the dense mesh, from before decimation, beside the base colour."""
+    clean: bool = False
+    """`polymode texture`: show the prior the mesh's normals without noise, instead of as noisy as the colours."""
 
 
 @dataclass(frozen=True)

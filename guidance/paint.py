@@ -3,11 +3,16 @@
 A frame is x = (c, g): base colour c, and alpha and normals g. With g known from renders of a mesh, colour is drawn
 from p(c | g, y) by the deterministic sampler of guidance/sample.py,
 
-    c_{t'} = a_{t'} c0 + s_{t'} eps,      (c0, eps) the guided prediction at ((c_t, g), t), geometry's own time step 0,
+    c_{t'} = a_{t'} c0 + s_{t'} eps,      (c0, eps) the guided prediction at ((c_t, g_t), t),
 
-with c_t the only noisy part. This is exact where the denoiser is that of frames whose channels carry separate noise
-levels (the embedded prior was trained on such frames; UniDiffuser, 2303.06555, has the recipe): E[c | c_t, g]. Where
-nothing is known to be (alpha 0), c0 is the frames' grey.
+in one of two ways. By replacement (2011.13456), g_t = a_t g + s_t eps_g with one noise eps_g: what is known takes the
+place of what was predicted, at colour's own noise level. Clean, g_t = g, and the network is told that geometry's time
+step is 0: E[c | c_t, g], exact where the denoiser is that of frames whose channels carry separate noise levels
+(UniDiffuser, 2303.06555), while replacement is not: far up, g_t says little about g. Where nothing is (alpha 0), c0 is
+the frames' grey.
+
+The embedded prior saw separate levels in 5 % of its sets, and clean geometry in half of those: its colours are better
+by replacement (docs/texture.md).
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guidance.cfg import cfg
-from guidance.direct import joint_conditions
+from guidance.direct import joint_conditions, sample_frames
 from guidance.prior import Prediction, Prior, to_frames
 from guidance.sample import knots
 
@@ -33,6 +38,27 @@ class Painter(Prior, Protocol):
     def predict_color(self, z: Tensor, t: Tensor, conditions: Sequence[Any]) -> list[Prediction]:
         """As `predict`, where the channels behind the first COLORS of z (B, C, H, W) are clean."""
         ...
+
+
+def replace_frames(
+    prior: Prior,
+    prompt: str,
+    azimuth: Tensor,
+    elevation: Tensor,
+    frames: Tensor,
+    noise: Tensor,
+    steps: int,
+    scale: float,
+    guide_above: float = 0.0,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """As `paint_frames`, by replacement; any prior of frames will do. `noise` (V, C, H, W)."""
+    geometry, something = frames[:, COLORS:], frames[:, COLORS : COLORS + 1] > 0
+
+    def known(predicted: Tensor) -> Tensor:
+        return torch.cat([torch.where(something, predicted[:, :COLORS], 0.5), geometry], 1)
+
+    return sample_frames(prior, prompt, azimuth, elevation, noise, steps, scale, on_step, guide_above, known=known)
 
 
 @torch.no_grad()
@@ -49,16 +75,16 @@ def paint_frames(
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """`frames` (V, C, H, W) in [0, 1], renders of one object from azimuths and elevations (V,) in radians, with
-    colours for `prompt` in place of theirs; alpha and normals are returned as given.
+    colours for `prompt` in place of theirs, for clean geometry; alpha and normals are returned as given.
 
-    `noise` (V, 3, H, W) is where the colours start. `scale`: Form A's w, at noise levels above `guide_above`.
-    `on_step(i, frames)` sees each step's clean prediction and may raise to stop.
+    `noise` (V, C, H, W): its first channels are where the colours start. `scale`: Form A's w, at noise levels above
+    `guide_above`. `on_step(i, frames)` sees each step's clean prediction and may raise to stop.
     """
     conditions = joint_conditions(prior, prompt, azimuth, elevation)
     x, schedule, ts = prior.encode(frames), prior.schedule, knots(steps)
     geometry, alpha = x[:, COLORS:], frames[:, COLORS : COLORS + 1]
     lowest = schedule.t_at(guide_above) if guide_above > 0 else 0
-    color, c0 = noise, noise
+    color = c0 = noise[:, :COLORS]
     for i, t_int in enumerate(ts):
         t = torch.full((len(x),), t_int, dtype=torch.long, device=x.device)
         z = torch.cat([color, geometry], 1)

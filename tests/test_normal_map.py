@@ -59,8 +59,8 @@ def shaded(mesh: TexturedMesh, with_map: bool) -> tuple[Tensor, Tensor]:
     return n, rast[..., 3] > 0
 
 
-@pytest.mark.parametrize("bumps", [0.0, 0.08])
-def test_a_low_poly_ball_shades_as_the_dense_one(bumps: float) -> None:
+@pytest.mark.parametrize(("bumps", "share"), [(0.0, 0.92), (0.08, 0.5)])
+def test_a_low_poly_ball_shades_closer_to_the_dense_one(bumps: float, share: float) -> None:
     dense = bumpy(4, bumps)
     v, f = fast_simplification.simplify(dense[0].numpy(), dense[1].numpy(), target_count=60 if bumps == 0 else 300)
     low = torch.from_numpy(v), torch.from_numpy(f.astype(np.int32))
@@ -73,7 +73,7 @@ def test_a_low_poly_ball_shades_as_the_dense_one(bumps: float) -> None:
         both = seen & covered
         lit = [(x[both] @ torch.tensor([0.48, 0.64, 0.6])).clamp(min=0) for x in (n, truth)]
         errors[with_map] = float((lit[0] - lit[1]).square().mean())
-    assert errors[True] < 0.8 * errors[False], errors
+    assert errors[True] < share * errors[False], errors
 
 
 def test_a_flat_map_is_blue_and_the_tangents_are_unit_and_across() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from guidance.paint import paint_frames
+from guidance.paint import paint_frames, replace_frames
 from guidance.prior import squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
 from tests.tiny import tiny_prior
@@ -28,10 +29,10 @@ def prior_of(*kinds: torch.Tensor) -> AnalyticPrior:
     return AnalyticPrior({"x": mixture, "": blank}, (7, SIZE, SIZE), squared_cosine_schedule(), images=True)
 
 
-def painted(prior: AnalyticPrior, given: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    noise = torch.randn((VIEWS, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
-    zero = torch.zeros(VIEWS)
-    return paint_frames(prior, "x", zero, zero, given.expand(VIEWS, -1, -1, -1), noise, 20, 1.0)
+def painted(prior: AnalyticPrior, given: torch.Tensor, seed: int = 0, clean: bool = True) -> torch.Tensor:
+    noise = torch.randn((VIEWS, 7, SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
+    zero, draw = torch.zeros(VIEWS), paint_frames if clean else replace_frames
+    return draw(prior, "x", zero, zero, given.expand(VIEWS, -1, -1, -1), noise, 20, 1.0)
 
 
 def test_the_colour_is_that_of_the_given_geometry() -> None:
@@ -43,8 +44,20 @@ def test_the_colour_is_that_of_the_given_geometry() -> None:
         given = kind.clone()
         given[:3] = 0.5
         found = painted(prior, given, seed)
-        assert torch.equal(found[:, 3:], given[3:].expand(VIEWS, -1, -1, -1)), "geometry is kept"
+        assert torch.allclose(found[:, 3:], given[3:].expand(VIEWS, -1, -1, -1), atol=1e-6), "geometry is kept"
+        assert bool((found[:, :3, :, SIZE // 2 :] == 0.5).all()), "grey where nothing is"
         assert torch.allclose(found[:, :3], kind[:3].expand(VIEWS, -1, -1, -1), atol=0.03)
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_both_ways_keep_geometry_and_find_the_only_colour(clean: bool) -> None:
+    kind = frames_of((0.2, 0.7, 0.3), 1.0)
+    given = kind.clone()
+    given[:3] = 0.5
+    found = painted(prior_of(kind), given, 3, clean)
+    assert torch.allclose(found[:, 3:], given[3:].expand(VIEWS, -1, -1, -1), atol=1e-6)
+    assert torch.allclose(found[:, :3], kind[:3].expand(VIEWS, -1, -1, -1), atol=0.03)
+    assert bool((found[:, :3, :, SIZE // 2 :] == 0.5).all()), "grey where nothing is"
 
 
 def test_where_geometry_says_nothing_both_colours_are_drawn() -> None:

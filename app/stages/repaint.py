@@ -25,7 +25,7 @@ from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.sample import direct_cameras, save_frames
 from app.stages.views import VIEWS, camera_sets, guided, start_method
 from app.text import quoted
-from guidance.paint import COLORS, paint_frames
+from guidance.paint import paint_frames, replace_frames
 from renderers.cameras import Cameras
 from renderers.fields import GridField, smoothness
 from renderers.frames import Rendered
@@ -65,7 +65,7 @@ def sampled(job: Work, tag: str, own: Placed, streams: dict[str, torch.Generator
     size = job.prior.frame_shape[-1]
     cameras = direct_cameras(r, job.device)
     given = look_at(own, cameras, size, torch.full_like(own.vertices, 0.5), supersample=2).frames().clamp(0, 1)
-    noise = torch.randn((len(cameras), COLORS, size, size), generator=streams["noise"]).to(job.device)
+    noise = torch.randn((len(cameras), *job.prior.frame_shape), generator=streams["noise"]).to(job.device)
     saved = job.run.load_checkpoint(stage)
     bar = job.progress.stage(stage, r.steps, r.steps if saved else 0)
     if saved is not None:
@@ -85,12 +85,12 @@ def sampled(job: Work, tag: str, own: Placed, streams: dict[str, torch.Generator
                 again = f"continue with `polymode generate --resume {quoted(job.run.folder)}`."
                 raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
-        azimuth, elevation = cameras.azimuth, cameras.elevation
-        frames = paint_frames(
+        draw = paint_frames if job.recipe.texture.clean else replace_frames
+        frames = draw(
             job.prior,
             job.recipe.prompt,
-            azimuth,
-            elevation,
+            cameras.azimuth,
+            cameras.elevation,
             given,
             noise,
             r.steps,
