@@ -271,6 +271,27 @@ def test_no_background_bleeds_into_any_mip_level(how: str, blob: tuple[Tensor, T
         assert float((read - truth).abs().mean()) < allowed
 
 
+@pytest.mark.parametrize("how", ["xatlas", "box"])
+def test_both_sides_of_a_seam_read_the_same_colour(how: str, blob: tuple[Tensor, Tensor], atlas: Unwrapped) -> None:
+    """Along every edge that two charts share: what bilinear filtering reads on one side against the other."""
+    found = atlas if how == "xatlas" else box_unwrap(*blob, SIZE)
+    picture = bake(CTX, paint, found, SIZE).permute(2, 0, 1).float() / 255
+    split = found.faces.long()
+    ends = torch.stack([split, split.roll(-1, 1)], 2).reshape(-1, 2)
+    whole = found.vmapping[ends]
+    order = whole[:, 0] > whole[:, 1]  # both sides of an edge in the same direction
+    ends[order] = ends[order].flip(1)
+    key = whole.amin(1) * len(blob[0]) + whole.amax(1)
+    by = key.argsort()
+    one, other = ends[by][:-1], ends[by][1:]
+    seam = (key[by][1:] == key[by][:-1]) & (one != other).any(1)
+    assert int(seam.sum()) > 100
+    for along in (0.25, 0.5, 0.75):
+        uv = [(1 - along) * found.uv[e[seam, 0]] + along * found.uv[e[seam, 1]] for e in (one, other)]
+        difference = (sample_texture(picture, uv[0]) - sample_texture(picture, uv[1])).abs()
+        assert float(difference.mean()) < 0.008 and float(difference.quantile(0.99)) < 0.04, difference.quantile(0.99)
+
+
 @pytest.mark.parametrize("what", ["empty", "nan", "index", "shape"])
 def test_bad_meshes_are_refused(what: str, blob: tuple[Tensor, Tensor], asset: TexturedMesh, tmp_path: Path) -> None:
     vertices, faces = blob[0].clone(), blob[1].clone()
