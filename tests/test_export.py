@@ -172,8 +172,10 @@ def noise(side: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(vertices.astype(np.float32) / side), torch.from_numpy(faces.astype(np.int32))
 
 
-@pytest.mark.parametrize("why", ["a really slow mesh", "too many faces", "charts that do not fit"])
-def test_where_xatlas_fails_box_projection_is_taken_and_says_why(why: str, blob: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("why", ["a really slow mesh", "too many faces", "charts that do not fit", "a crash"])
+def test_where_xatlas_fails_box_projection_is_taken_and_says_why(
+    why: str, blob: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = time.perf_counter()
     if why == "a really slow mesh":
         mesh = noise(25)
@@ -183,6 +185,11 @@ def test_where_xatlas_fails_box_projection_is_taken_and_says_why(why: str, blob:
     elif why == "too many faces":
         mesh = blob
         found, said = make_atlas(*mesh, atlas_size=SIZE, face_budget=1000), "up to 1000"
+    elif why == "a crash":  # a process that dies as native code does
+        monkeypatch.setattr("app.export.unwrap._WORKER", "import os; os.abort()")
+        mesh = blob
+        found, said = make_atlas(*mesh, atlas_size=SIZE), "it ended with code -6"
+        monkeypatch.undo()
     else:
         mesh = noise(10)
         found, said = make_atlas(*mesh, atlas_size=32), "do not fit"
