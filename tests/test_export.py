@@ -29,6 +29,7 @@ from app.export.xatlas_worker import folded
 from renderers.raster import make_context
 
 SIZE = 512
+BOX = 256
 FACES = 5000
 CTX = make_context("cpu")
 
@@ -217,16 +218,16 @@ def test_box_projection_never_overlaps(shape: str, blob: tuple[Tensor, Tensor]) 
         faces = torch.cat([faces, faces[:50]])
     elif shape == "degenerate faces":
         faces = torch.cat([faces, faces[:20, [0, 0, 1]], faces[:20, [2, 2, 2]]])
-    found = box_unwrap(vertices, faces, SIZE)
-    cells, face, _ = covered(found, 2 * SIZE)
-    flat = cells[:, 0] * 2 * SIZE + cells[:, 1]
-    assert len(np.unique(flat)) == len(flat) > 0.5 * SIZE**2
-    cells, face, _ = covered(found, SIZE)
-    label = np.full((SIZE + 6, SIZE + 6), -1)
+    found = box_unwrap(vertices, faces, BOX)
+    cells, face, _ = covered(found, 2 * BOX)
+    flat = cells[:, 0] * 2 * BOX + cells[:, 1]
+    assert len(np.unique(flat)) == len(flat) > 0.5 * BOX**2
+    cells, face, _ = covered(found, BOX)
+    label = np.full((BOX + 6, BOX + 6), -1)
     label[cells[:, 0] + 3, cells[:, 1] + 3] = charts(found)[face]
     centre = label[3:-3, 3:-3]
     for dy, dx in np.ndindex(7, 7):  # closer than the padding of 4
-        other = label[dy : dy + SIZE, dx : dx + SIZE]
+        other = label[dy : dy + BOX, dx : dx + BOX]
         assert not ((centre >= 0) & (other >= 0) & (other != centre)).any()
     if shape == "blob":
         assert found.charts < 40
