@@ -33,6 +33,7 @@ from renderers.mesh import render_mesh
 from renderers.raster import antialias_construct_topology_hash, make_context
 
 FULL = 1.0  # radius of what is painted: as the prior's training set
+UNSURE = 3e-4  # weight of spread colours: a few corners far apart know less than a view at a grazing angle
 
 
 def repaint(job: Work, tag: str, seed: int, streams: dict[str, torch.Generator]) -> Shape:
@@ -106,7 +107,7 @@ def sampled(job: Work, tag: str, own: Placed, streams: dict[str, torch.Generator
         spread = vertex_colors(projector, own.welded, own.faces)[own.weld]
         attributes = torch.cat([own.mesh.normals.to(job.device), spread], 1)
         faces = own.mesh.faces.to(job.device)
-        return Shape(own.vertices, faces, spread, lambda x: paint(projector, x), attributes)
+        return Shape(own.vertices, faces, spread, lambda x: paint(projector, x, UNSURE), attributes)
 
 
 def distilled(job: Work, tag: str, seed: int, own: Placed, streams: dict[str, torch.Generator]) -> Shape:
