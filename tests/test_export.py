@@ -150,6 +150,13 @@ def test_unwrap_is_deterministic(blob: tuple[Tensor, Tensor], atlas: Unwrapped) 
     assert torch.equal(again.uv, atlas.uv) and torch.equal(again.faces, atlas.faces)
 
 
+def test_a_mesh_without_area_gets_no_atlas_at_all(blob: tuple[Tensor, Tensor]) -> None:
+    line = blob[0] * torch.tensor([1.0, 0, 0])
+    with pytest.raises(ValueError, match="no area") as error:
+        make_atlas(line, blob[1])
+    assert one_sentence(error)
+
+
 def test_unwrap_refuses_in_one_sentence(blob: tuple[Tensor, Tensor]) -> None:
     vertices, faces = blob
     with pytest.raises(UnwrapError, match="simplify") as error:

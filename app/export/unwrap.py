@@ -67,6 +67,12 @@ def check_mesh(vertices: Tensor, faces: Tensor) -> None:
         raise ValueError(f"The mesh has faces that point outside its {len(vertices)} vertices.")
 
 
+def no_area(vertices: Tensor, faces: Tensor) -> bool:
+    """Whether all faces are lines or points."""
+    a, b, c = vertices[faces.long()].double().unbind(1)
+    return float(torch.linalg.cross(b - a, c - a).abs().max()) == 0
+
+
 def unwrap(
     vertices: Tensor,
     faces: Tensor,
@@ -86,7 +92,7 @@ def unwrap(
         raise UnwrapError(
             f"The mesh has {len(faces)} faces and can be unwrapped up to {face_budget}: simplify it first."
         )
-    if float((vertices[faces[:, 0].long()] - vertices[faces[:, 1].long()]).abs().max()) == 0:
+    if no_area(vertices, faces):
         raise UnwrapError("The mesh has no area and cannot be unwrapped.")
     request = io.BytesIO()
     np.savez(
@@ -155,6 +161,8 @@ def make_atlas(
     `how` and `reason` of the result say so, for the run's notes. Vertices that are split in the input (a hard edge)
     are joined to be unwrapped, and split again. ValueError for an empty or non-finite mesh."""
     check_mesh(vertices, faces)
+    if no_area(vertices, faces):
+        raise ValueError("The mesh has no area and cannot be unwrapped.")
     if uv is not None and (own := own_atlas(vertices.cpu(), faces.cpu(), uv.cpu(), atlas_size)) is not None:
         tensors = {n: getattr(own, n).to(vertices.device) for n in ("vertices", "faces", "uv", "vmapping")}
         return dataclasses.replace(own, **tensors)
