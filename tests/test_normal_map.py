@@ -19,9 +19,16 @@ from app.export.glb import TexturedMesh, read_glb, textured, write_glb
 from app.export.normals import bake_normals, tangents
 from app.export.preview import sample_texture
 from app.export.unwrap import make_atlas
+from app.pipeline import fuse
+from app.recipes import DirectRecipe, MeshRecipe, Recipe, TextureRecipe
+from app.run.folder import generators
+from app.stages.sample import direct_cameras
+from app.stages.surface import surface
 from renderers.cameras import orbit
 from renderers.mesh import vertex_normals
 from renderers.raster import interpolate, make_context, rasterize
+from tests.objects import sphere
+from tests.test_direct import exact, job_of
 
 SIZE = 256
 CTX = make_context("cpu")
@@ -127,3 +134,22 @@ def test_a_thin_part_takes_its_own_side() -> None:
     low = (torch.from_numpy(np.asarray(flat.vertices, np.float32)), torch.from_numpy(np.asarray(flat.faces, np.int32)))
     n, covered = shaded(mapped(low, (v, f)), True)
     assert float(n[..., 1][covered].median()) > 0.9
+
+
+def test_a_run_bakes_it_from_before_decimation_and_says_where_there_is_none(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "x", method="direct", direct=DirectRecipe(rounds=1, fit=3, hull=40, relax=False), mesh=MeshRecipe(faces=300)
+    )
+    recipe = replace(recipe, texture=TextureRecipe(size=128, normals=True))
+    cameras, frames = direct_cameras(recipe.direct), exact(sphere(0.6), recipe)
+    job = job_of(recipe, tmp_path)
+    shape = fuse(job, "", frames, cameras, generators(0))
+    assert shape.dense is not None and len(shape.dense[1]) > 2 * len(shape.faces)
+    made = surface(job, shape)
+    assert made.atlas["unwrap"] == "xatlas" and made.sphere is None and not job.progress.notes
+    assert made.mesh.normal_map is not None and made.mesh.normal_map.shape == (128, 128, 3)
+    assert float(made.mesh.normal_map[..., :2].float().std()) > 1, "not flat"
+    plain = surface(job, replace(shape, dense=None))
+    assert plain.mesh.normal_map is None and "No normal map" in job.progress.notes[-1]
+    off = replace(recipe, texture=TextureRecipe(size=128))
+    assert surface(job_of(off, tmp_path / "off"), shape).mesh.normal_map is None

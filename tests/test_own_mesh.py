@@ -13,6 +13,7 @@ import pytest
 import torch
 import trimesh
 
+from app.candidates import Own, Shape
 from app.cli import run_generate, run_texture
 from app.commands import Generate, Texture, parse
 from app.errors import UsageError
@@ -20,8 +21,10 @@ from app.export.glb import read_glb
 from app.export.mesh_read import read_mesh
 from app.export.unwrap import make_atlas
 from app.own_mesh import dense, load, placed, prepare, solid
-from app.recipes import Recipe, check, load_recipe, paint_preset, preset
+from app.recipes import Recipe, TextureRecipe, check, load_recipe, paint_preset, preset
+from app.stages.surface import surface
 from tests.objects import Mesh, car, mushroom, tree
+from tests.test_direct import job_of
 from tests.test_mesh_read import BAD, bad_file
 
 
@@ -175,3 +178,21 @@ def test_split_vertices_are_joined_to_be_unwrapped_and_split_again() -> None:
 def test_an_init_that_is_none_is_refused(words: str) -> None:
     with pytest.raises(UsageError, match="choose ball or direct, or a mesh file"):
         check(replace(preset("draft"), prompt="x", init=words))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_own_texture_coordinates_are_kept_where_they_will_do(fits: bool, tmp_path: Path) -> None:
+    ball = trimesh.creation.icosphere(2)
+    v, f = (torch.from_numpy(np.array(x)) for x in (ball.vertices.astype(np.float32), ball.faces.astype(np.int32)))
+    atlas = make_atlas(v, f, 256)
+    uv = atlas.uv if fits else atlas.uv * 0.01 + 0.5 * (atlas.uv > 0.5)  # a palette's corners
+    away = 1000 * atlas.vertices + 5
+    own = Own(away, torch.nn.functional.normalize(atlas.vertices, dim=1), uv)
+    grey = torch.full_like(atlas.vertices, 0.5)
+    shape = Shape(atlas.vertices, atlas.faces, grey, lambda p: p * 0 + 0.5, own=own)
+    recipe = replace(recipe_of(tmp_path / "ball.glb"), texture=TextureRecipe(size=128))
+    made = surface(job_of(recipe, tmp_path / "run"), shape)
+    assert made.atlas["unwrap"] == ("own" if fits else "xatlas")
+    assert torch.equal(made.mesh.vertices[made.mesh.faces.long()], away[atlas.faces.long()])
+    assert torch.equal(made.mesh.uv, uv) == fits
+    assert made.sphere is not None and float(made.seen(made.mesh).vertices.norm(dim=1).max()) < 1.01

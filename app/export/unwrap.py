@@ -23,6 +23,7 @@ from app.export.overlap import overlapping
 FACE_BUDGET = 60_000
 SMOOTHING = 1  # Laplacian half-steps before charts are cut; see xatlas_worker
 TIME_LIMIT = 60.0
+LEAST_USE = 0.02
 # the root comes last on sys.path, and -P keeps the current folder off it: no module here can shadow a library's
 _WORKER = "import sys; sys.path.append(sys.argv[1]); from app.export.xatlas_worker import run; run()"
 _ROOT = Path(__file__).parents[2]
@@ -194,7 +195,8 @@ def split_as(welded: Unwrapped, vertices: Tensor, faces: Tensor) -> Unwrapped:
 
 def own_atlas(vertices: Tensor, faces: Tensor, uv: Tensor, atlas_size: int = 1024) -> Unwrapped | None:
     """A mesh with the coordinates (V, 2) that it came with, or None where they cannot hold a texture of their own:
-    outside [0, 1], overlapping, or without area for more than a hundredth of the surface."""
+    outside [0, 1], overlapping, on less than LEAST_USE of the picture (a palette's points), or without area for more
+    than a hundredth of the surface."""
     check_mesh(vertices, faces)
     if not bool(torch.isfinite(uv).all()):
         return None
@@ -204,6 +206,8 @@ def own_atlas(vertices: Tensor, faces: Tensor, uv: Tensor, atlas_size: int = 102
     flat, p = uv[used].double(), vertices[used].double()
     (a, b), c = (flat[:, 1:] - flat[:, :1]).unbind(1), torch.linalg.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])
     surface, texels = c.norm(dim=1) / 2, (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).abs() / 2 * atlas_size**2
+    if float(texels.sum()) < LEAST_USE * atlas_size**2:
+        return None
     if float(surface[texels < 1e-3].sum()) > 0.01 * float(surface.sum()):
         return None
     found = overlapping(flat.numpy() * atlas_size)
