@@ -185,7 +185,7 @@ def test_own_texture_coordinates_are_kept_where_they_will_do(fits: bool, tmp_pat
     ball = trimesh.creation.icosphere(2)
     v, f = (torch.from_numpy(np.array(x)) for x in (ball.vertices.astype(np.float32), ball.faces.astype(np.int32)))
     atlas = make_atlas(v, f, 256)
-    uv = atlas.uv if fits else atlas.uv * 0.01 + 0.5 * (atlas.uv > 0.5)  # a palette's corners
+    uv = atlas.uv if fits else atlas.uv * 0.01 + 0.3  # one colour of a palette
     away = 1000 * atlas.vertices + 5
     own = Own(away, torch.nn.functional.normalize(atlas.vertices, dim=1), uv)
     grey = torch.full_like(atlas.vertices, 0.5)
