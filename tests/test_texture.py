@@ -1,4 +1,4 @@
-"""The texture verb: against formulas, kernel against twin in values and gradients, and with rasterize's derivatives."""
+"""The texture verb: formulas, kernel against twin in values and gradients, rasterize's derivatives."""
 
 from __future__ import annotations
 

@@ -139,13 +139,13 @@ def _backward(
             g_level[p] = mixed if steps == 2 else 0.0
 
 
-def _arrays(levels: Pyramid, texels: Tensor, uv: Tensor, level: Tensor | None) -> tuple[Any, ...]:
+def _arrays(levels: Pyramid, texels: Tensor, uv: Tensor, level: Tensor | None) -> tuple[Any, Any, Any, Any, Any, int]:
     """The kernels' first arguments."""
     heights = np.array(levels.sizes, np.int64)
     starts = np.array(levels.offsets(), np.int64)
     at = uv.detach().reshape(-1, 2).contiguous().numpy()
-    l = np.empty(0, at.dtype) if level is None else level.detach().reshape(-1).contiguous().numpy()
-    return texels.detach().contiguous().numpy(), heights, starts, at, l, uv.shape[1] * uv.shape[2]
+    mixed = np.empty(0, at.dtype) if level is None else level.detach().reshape(-1).contiguous().numpy()
+    return texels.detach().contiguous().numpy(), heights, starts, at, mixed, uv.shape[1] * uv.shape[2]
 
 
 class _LookUp(torch.autograd.Function):

@@ -26,9 +26,9 @@ def look_up(levels: Pyramid, uv: Tensor, level: Tensor | None, nearest: bool, bo
     if level is None:
         out = one(torch.zeros_like(base))
     else:
-        l = level.reshape(-1)
-        low = l.detach().floor().long()
-        part = (l - low)[:, None]
+        flat_level = level.reshape(-1)
+        low = flat_level.detach().floor().long()
+        part = (flat_level - low)[:, None]
         first = one(low)
         out = first + part * (one((low + 1).clamp(max=len(levels.sizes) - 1)) - first)
     return out.reshape(views, height, width, channels)
