@@ -117,7 +117,7 @@ class RefineRecipe:
     """Noise level sigma at the last step."""
     rounds: int = 2
     """Rounds of remeshing and refining that the steps are divided into, coarse to fine."""
-    faces_coarse: int = 4000
+    faces_coarse: int = 8000
     """Triangles of the first round's mesh, about."""
     faces_fine: int = 10000
     """Triangles of the last round's mesh, about; --mesh.faces still holds for the result."""
@@ -127,7 +127,7 @@ class RefineRecipe:
     """The same of the last steps."""
     smoothness: float = 5.0
     """Lambda of the preconditioner I + lambda L: steps are smooth over about its square root in edges."""
-    weight_bend: float = 100.0
+    weight_bend: float = 200.0
     """Weight of 1 - cosine between the normals of neighbouring faces."""
     rate_color: float = 0.03
     """Adam's learning rate of the raw colour."""
