@@ -112,6 +112,11 @@ def rasterize(
     """
     if ranges is not None or pos.ndim == 2:
         raise ValueError("Range mode is not supported: give pos as (B, V, 4) and leave ranges out.")
+    return barycentrics(pos, tri, visible(ctx, pos, tri, resolution), grad_db)
+
+
+def visible(ctx: RasterizeContext, pos: Tensor, tri: Tensor, resolution: tuple[int, int] | list[int]) -> Tensor:
+    """(B, H, W) int32: triangle + 1 at each pixel, 0 where empty; arguments and errors as `rasterize`'s."""
     if pos.dtype != torch.float32 or pos.ndim != 3 or pos.shape[2] != 4:
         raise ValueError(f"pos must be a float32 tensor (B, V, 4), got {pos.dtype} {tuple(pos.shape)}.")
     if tri.device != pos.device:
@@ -120,5 +125,4 @@ def rasterize(
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise ValueError(f"resolution must be (H, W) with sides from 1 to {_MAX_SIDE}, got {tuple(resolution)}.")
     check_tri(tri, pos.shape[1])
-    ids = ctx.visible(snap(pos, height, width), tri)
-    return barycentrics(pos, tri, ids, grad_db)
+    return ctx.visible(snap(pos, height, width), tri)
