@@ -30,15 +30,15 @@ from app.stages.distil import distil
 from app.stages.fuse import fuse_step, hull_mesh
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
-from app.stages.rounds import finish, move, rounds_of
+from app.stages.rounds import Now, finish, move, rounds_of
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.text import shown
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import Familiarity, familiarity, load_known
 from renderers.cameras import Cameras, orbit
-from renderers.mesh import render_mesh, vertex_normals
-from renderers.raster import make_context
+from renderers.frames import Rendered
+from renderers.mesh import vertex_normals
 
 if TYPE_CHECKING:
     from app.pictures.intake import References
@@ -263,8 +263,8 @@ def fuse(
         (vertices, faces),
         rounds_of(r, cameras.pixel(frames.shape[-1])),
         streams,
-        lambda faces, state, _: fuse_step(faces, frames, cameras, state, r, weights),
-        look_at_mesh,
+        lambda now, state, _: fuse_step(now, frames, cameras, r, weights),
+        look_at,
     )
     job.pause("the texture")
     with job.clock.part("project"):
@@ -278,7 +278,11 @@ def fuse(
         return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
-def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:
-    """A grey mesh as it is when it is looked at."""
-    context, grey = make_context(vertices.device), torch.full_like(vertices, 0.7)
-    return lambda cameras: render_mesh(context, vertices, faces, cameras, LIVE, grey)
+def look_at(now: Now) -> Look:
+    """A grey surface as it is when it is looked at."""
+
+    def look(cameras: Cameras) -> Rendered:
+        surface = now()
+        return surface.render(cameras, LIVE, torch.full_like(surface.vertices, 0.7))
+
+    return look

@@ -88,6 +88,7 @@ RANGES: dict[str, Range] = {
     "refine.scale": SCALE,
     "refine.sigma-max": SIGMA,
     "refine.sigma-min": SIGMA,
+    "refine.grid": (16, 128),
     "refine.rounds": (1, 16),
     "refine.faces-coarse": (100, 60_000),
     "refine.faces-fine": (100, 60_000),

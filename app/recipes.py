@@ -27,6 +27,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
+SURFACES = ("mesh", "tetrahedra")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
@@ -115,6 +116,11 @@ class RefineRecipe:
     """Noise level sigma at the first step."""
     sigma_min: float = 0.45
     """Noise level sigma at the last step."""
+    surface: Annotated[str, one_of(*SURFACES)] = "mesh"
+    """What moves: mesh (its vertices, which keep their topology) or tetrahedra (signed distances on a grid: holes open
+    and close)."""
+    grid: int = 64
+    """Grid vertices along each axis, for tetrahedra."""
     rounds: int = 2
     """Rounds of remeshing and refining that the steps are divided into, coarse to fine."""
     faces_coarse: int = 8000
@@ -317,6 +323,7 @@ def check(recipe: Recipe) -> None:
         (recipe.precision, PRECISIONS, "precision"),
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.init, INITS, "init"),
+        (recipe.refine.surface, SURFACES, "surface"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.picture.holes, HOLES, "choice of holes"),

@@ -53,7 +53,7 @@ def tet_grid(resolution: int, device: torch.device | str = "cpu") -> TetGrid:
 
 
 def _table() -> tuple[Tensor, Tensor]:
-    """For each of 16 signs (bit i: vertex i is inside): up to two triangles of edges (16, 2, 3), and how many (16,)."""
+    """Of 16 signs (bit i: vertex i is inside): up to two triangles of edges (16, 2, 3), and how many (16,)."""
     corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     triangles, count = torch.zeros(16, 2, 3, dtype=torch.int64), torch.zeros(16, dtype=torch.int64)
     for case in range(1, 15):

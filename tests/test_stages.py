@@ -73,14 +73,13 @@ def refined(
     solid, also = start_color(field, recipe)
     vertices, faces = surface
     for r, steps in enumerate(rounds.steps):
-        vertices, faces = remesh(vertices, faces, rounds.length(vertices, faces, r))
-        state = start_round(vertices, faces, rounds, streams, also)
-        step = refine_step(faces, solid, state, recipe, prior, guidance, rounds.before(r))
+        state, now = start_round(vertices, faces, rounds, r, streams, also)
+        step = refine_step(now, solid, state, recipe, prior, guidance, rounds.before(r))
         step = falling(step, state, rounds, r)
         for i in range(steps):
             state.backward(step(i).loss)
             state.update()
-        vertices = state.parameters["vertices"].detach()
+        vertices, faces = now().vertices.detach(), now().faces
     return vertices, faces, solid
 
 
@@ -203,16 +202,17 @@ def test_colour_goes_on_from_round_to_round_and_both_optimizers_are_saved() -> N
     recipe = RefineRecipe(steps=4, rounds=2)
     rounds, streams = rounds_of(recipe, 0.03), generators(0)
     solid, also = start_color(field_of_mesh(vertices, faces, colors, 16), recipe)
-    first = start_round(vertices, faces, rounds, streams, also)
+    first, one = start_round(vertices, faces, rounds, 0, streams, also)
     first.backward(first.parameters["vertices"].square().sum() + solid.raw_color.square().sum())
     first.update()
     saved = {k: v.clone() for k, v in first.tensors().items()}
     assert {"adam.vertices.mean", "adam.color.exp_avg", "param.color", "rng.noise"} <= set(saved)
     again, other = start_color(field_of_mesh(vertices, faces, colors, 16), recipe)
-    resumed = start_round(vertices, faces, rounds, streams, other)
+    resumed, other_one = start_round(vertices, faces, rounds, 0, streams, other)
     resumed.restore(saved, 1)
     nexts = [
-        start_round(s.parameters["vertices"], faces, rounds, streams, a) for s, a in ((first, also), (resumed, other))
+        start_round(now().vertices, now().faces, rounds, 1, streams, a)[0]
+        for now, a in ((one, also), (other_one, other))
     ]
     for state, color in zip(nexts, (solid.raw_color, again.raw_color), strict=True):
         state.backward(state.parameters["vertices"].pow(4).sum() + color.sin().sum())

@@ -14,13 +14,11 @@ from app.run.work import Work
 from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.mesh import extract, refine_step, start_color
 from app.stages.reference import Anchor
-from app.stages.rounds import Step, finish, move, rounds_of
+from app.stages.rounds import Now, Step, finish, move, rounds_of
 from app.stages.views import start_method
 from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.frames import Rendered
-from renderers.mesh import render_mesh
-from renderers.raster import make_context
 from renderers.volume import render_field
 
 
@@ -71,12 +69,11 @@ def distil(
         method = start_method(recipe, prior, recipe.refine.scale, seed, told, r.scale, drawn)
         rounds = rounds_of(recipe.refine, orbit(1).pixel(size))
 
-        def step_of(faces: Tensor, state: Optimization, k: int) -> Step:
-            return refine_step(faces, solid, state, recipe.refine, prior, method, rounds.before(k), blind, anchor)
+        def step_of(now: Now, state: Optimization, k: int) -> Step:
+            return refine_step(now, solid, state, recipe.refine, prior, method, rounds.before(k), blind, anchor)
 
-        def look_of(vertices: Tensor, faces: Tensor) -> Look:
-            context = make_context(vertices.device)
-            return lambda cameras: render_mesh(context, vertices, faces, cameras, size, solid.color_at)
+        def look_of(now: Now) -> Look:
+            return lambda cameras: now().render(cameras, size, solid.color_at)
 
         vertices, faces = move(job, "refine", tag, (vertices, faces), rounds, streams, step_of, look_of, color)
         vertices, faces = finish(vertices, faces, recipe.mesh)

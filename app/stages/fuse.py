@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from app.errors import CollapseError
-from app.optimize import Optimization, StepResult
+from app.optimize import StepResult
 from app.recipes import DirectRecipe
-from app.stages.rounds import bending, neighbours
+from app.stages.rounds import Now
 from renderers.cameras import Cameras
 from renderers.fields import GridField
 from renderers.frames import normals
 from renderers.hull import carve
 from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
-from renderers.raster import antialias_construct_topology_hash, make_context
+from renderers.raster import make_context
 
 RELAXED = (0.0, 1.0, 2.0)  # pixels added to the margin
 CLEARLY = 0.02
@@ -94,30 +94,26 @@ def silhouette_agreement(
 
 
 def fuse_step(
-    faces: Tensor,
+    now: Now,
     frames: Tensor,
     cameras: Cameras,
-    state: Optimization,
     recipe: DirectRecipe,
     weights: Tensor | None = None,
 ) -> Callable[[int], StepResult]:
     """A round's `step(i)`. `weights` (V,): how much each view counts, 1 on average."""
-    vertices = state.parameters["vertices"]
-    context = make_context(vertices.device)
-    topology = antialias_construct_topology_hash(faces)
-    pairs = neighbours(topology)
-    grey = torch.full_like(vertices, 0.5)
     alpha, normal = frames[:, 3:4], normals(frames)
-    w = torch.ones(1, device=vertices.device) if weights is None else weights
+    w = torch.ones(1, device=frames.device) if weights is None else weights
     w = w[:, None, None, None]
 
     def step(i: int) -> StepResult:
         start = time.perf_counter()
-        rendered = render_mesh(context, vertices, faces, cameras, frames.shape[-1], grey, topology)
+        surface = now()
+        grey = torch.full_like(surface.vertices, 0.5)
+        rendered = surface.render(cameras, frames.shape[-1], grey)
         seconds = time.perf_counter() - start
         off_alpha = (w * (rendered.alpha - alpha).abs()).mean()
         off_normal = (w * (rendered.normal - normal).abs().sum(1, keepdim=True)).mean()
-        bend = bending(vertices, faces, pairs)
+        bend = surface.bending()
         loss = recipe.weight_alpha * off_alpha + recipe.weight_normal * off_normal + recipe.weight_bend * bend
         logs = {
             "alpha": float(off_alpha.detach()),

@@ -19,15 +19,13 @@ from app.errors import CollapseError
 from app.optimize import Optimization, StepResult, adam
 from app.recipes import MeshRecipe, RefineRecipe
 from app.stages.reference import Anchor
-from app.stages.rounds import Also, bending, neighbours
+from app.stages.rounds import Also, Now
 from app.stages.views import VIEWS, camera_sets, guided
 from guidance.method import Guidance
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
 from renderers.fields import GridField, smoothness
 from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
-from renderers.mesh import render_mesh
-from renderers.raster import antialias_construct_topology_hash, make_context
 
 
 def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
@@ -49,7 +47,7 @@ def start_color(field: GridField, recipe: RefineRecipe) -> tuple[GridField, Also
 
 
 def refine_step(
-    faces: Tensor,
+    now: Now,
     solid: GridField,
     state: Optimization,
     recipe: RefineRecipe,
@@ -64,23 +62,19 @@ def refine_step(
     state.guidance = method
     policy = LinearAnneal(recipe.sigma_min, recipe.sigma_max)
     size = prior.frame_shape[-1]
-    vertices, g = state.parameters["vertices"], state.generators
-    context = make_context(vertices.device)
-    topology = antialias_construct_topology_hash(faces)
-    pairs = neighbours(topology)
+    g, device = state.generators, solid.device
 
     def step(i: int) -> StepResult:
         done = before + i
-        cameras = camera_sets(recipe.sets, g["camera"], vertices.device, method)
+        cameras = camera_sets(recipe.sets, g["camera"], device, method)
         start = time.perf_counter()
-        rendered = render_mesh(context, vertices, faces, cameras, size, solid.color_at, topology)
+        surface = now()
+        rendered = surface.render(cameras, size, solid.color_at)
         seconds = time.perf_counter() - start
         t = policy.draw(done, recipe.steps, recipe.sets, prior.schedule, g["time"]).repeat_interleave(VIEWS)
-        smooth = recipe.weight_bend * bending(vertices, faces, pairs) + recipe.smooth_color * smoothness(
-            solid.raw_color
-        )
+        smooth = recipe.weight_bend * surface.bending() + recipe.smooth_color * smoothness(solid.raw_color)
         if anchor is not None:
-            mine = render_mesh(context, vertices, faces, anchor.cameras, size, solid.color_at, topology)
+            mine = surface.render(anchor.cameras, size, solid.color_at)
             smooth = smooth + anchor.loss(mine, done / recipe.steps)
         return guided(method, cameras, rendered, t, done / recipe.steps, g["noise"], smooth, seconds, blind)
 
