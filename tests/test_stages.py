@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from app.errors import CollapseError
-from app.recipes import FieldRecipe, MeshRecipe, RefineRecipe
-from app.run.folder import generators
+from app.errors import Cancelled, CollapseError
+from app.optimize import Optimization
+from app.recipes import FieldRecipe, MeshRecipe, Recipe, RefineRecipe
+from app.run.folder import Run, create_run, generators
+from app.run.live import Look
+from app.run.progress import Progress
+from app.run.work import Clock, Work
 from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.mesh import extract, refine_step, start_color
-from app.stages.rounds import falling, rounds_of, start_round
+from app.stages.rounds import Now, Step, falling, move, rounds_of, start_round
 from app.stages.views import camera_sets
 from guidance.method import Asked, Guidance, Setup
 from guidance.prior import Prior, Views, squared_cosine_schedule
@@ -220,6 +225,38 @@ def test_colour_goes_on_from_round_to_round_and_both_optimizers_are_saved() -> N
     assert float(also.optimizers[0].state[solid.raw_color]["step"]) == 2, "one Adam through both rounds"
     for a, b in zip(nexts[0].parameters.values(), nexts[1].parameters.values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("surface", ["mesh", "tetrahedra"])
+def test_a_refinement_killed_in_its_second_round_goes_on_to_the_same_bytes(
+    prior: AnalyticPrior, tmp_path: Path, surface: str
+) -> None:
+    vertices, _, colors, faces = (torch.from_numpy(x) for x in sphere())
+    recipe = RefineRecipe(steps=6, scale=1.0, surface=surface, grid=16, faces_coarse=800, faces_fine=1200)
+
+    def work(folder: str, stop_at: int) -> tuple[torch.Tensor, ...]:
+        run, calls, streams = Run(tmp_path / folder), iter(range(100)), generators(2)
+        job = Work(Recipe("a car"), run, Progress(quiet=True), Clock(), lambda: next(calls) == stop_at, prior, CPU)  # pyright: ignore[reportArgumentType]
+        solid, also = start_color(field_of_mesh(vertices, faces, colors, 24), recipe)
+        guidance, rounds = sds(prior, 1.0), rounds_of(recipe, orbit(1).pixel(SIZE))
+
+        def step_of(now: Now, state: Optimization, r: int) -> Step:
+            return refine_step(now, solid, state, recipe, prior, guidance, rounds.before(r))
+
+        def look_of(now: Now) -> Look:
+            return lambda cameras: now().render(cameras, SIZE, solid.color_at)
+
+        moved = move(job, "refine", "", (vertices, faces), rounds, streams, step_of, look_of, also)
+        return *moved, solid.raw_color.detach()
+
+    for folder in ("whole", "parts"):
+        create_run(Recipe("a car"), tmp_path / folder)
+    whole = work("whole", -1)
+    with pytest.raises(Cancelled, match="step 2 of the refine2 stage"):
+        work("parts", 4)
+    resumed = work("parts", -1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert float((whole[0].norm(dim=1) - 0.6).abs().max()) > 0.01, "it did move"
 
 
 def test_a_field_made_of_a_mesh_leaves_no_haze_and_lets_the_marcher_skip() -> None:
