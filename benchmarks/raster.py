@@ -1,10 +1,10 @@
 """The CPU's verbs, forward and backward, beside their torch twins and Mitsuba 3: `python -m benchmarks.raster`.
 
-Every row is one run on one machine: medians in ms, and ratios to ours. 8 views; spheres of about --faces triangles in
-pictures of --sizes pixels. Twins are left out where a call takes them more than --patience seconds. Mitsuba (the
-extra `bench`) renders position, normal and depth with one sample a pixel, as `render_mesh` does before it smooths
-silhouettes; its scalar variant for the forward pass, its llvm variant with --llvm where an LLVM newer than 15 is
-found (15 has no code for AVX-512 here).
+Every row is one run on one machine: the least CPU time of some repeats in ms, and ratios to ours. 8 views; spheres of
+about --faces triangles in pictures of --sizes pixels. Twins are left out where a call takes them more than --patience
+seconds. Mitsuba (the extra `bench`) renders position, normal and depth with one sample a pixel, as `render_mesh` does
+before it smooths silhouettes; its scalar variant for the forward pass, its llvm variant with --llvm where an LLVM
+newer than 15 is found (15 has no code for AVX-512 here).
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def globe(rings: int, spokes: int, radius: float = 0.8) -> tuple[Tensor, Tensor]
 
 
 def milliseconds(work: Work, repeats: int) -> float:
-    """Median time of `work` after a warm-up call."""
+    """The least CPU time of `work`, of all threads, after a warm-up call: what else runs beside it counts least."""
     times = []
     for i in range(repeats + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
         if i:
-            times.append(time.perf_counter() - start)
-    return 1e3 * sorted(times)[len(times) // 2]
+            times.append(time.process_time() - start)
+    return 1e3 * min(times)
 
 
 def backward(work: Callable[[], Tensor], *inputs: Tensor) -> Work:
@@ -203,7 +203,7 @@ def measure(rings: int, size: int, repeats: int, patience: float, variants: list
             start = time.perf_counter()
             slow()
             if time.perf_counter() - start < patience:
-                line["twin"] = milliseconds(slow, max(1, repeats // 3))
+                line["twin"] = milliseconds(slow, max(2, repeats // 3))
                 told += f"{line['twin']:10.1f}{line['twin'] / a:10.1f}"
             else:
                 told += f"{'> ' + str(round(1e3 * patience)):>10}"
