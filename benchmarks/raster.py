@@ -234,7 +234,7 @@ def main() -> None:
         for size in a.sizes:
             found += measure(round(math.sqrt(faces / 2)) + 1, size, a.repeats, a.patience, variants)
             if a.out:
-                a.out.write_text(json.dumps(found, indent=1))
+                a.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

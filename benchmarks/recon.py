@@ -135,7 +135,7 @@ def main() -> None:
             found.append(measured(name, kind, made, truth, time.perf_counter() - began))
             print(" · ".join(f"{k} {v}" for k, v in found[-1].items()), flush=True)
             if a.out:
-                a.out.write_text(json.dumps(found, indent=1))
+                a.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
