@@ -25,6 +25,7 @@ from app.stages.field import field_of_mesh, field_step, start_field
 from app.stages.mesh import extract, refine_step, start_color
 from app.stages.rounds import Now, Step, falling, move, rounds_of, start_round
 from app.stages.views import camera_sets
+from app.web.show import stage_name
 from guidance.method import Asked, Guidance, Setup
 from guidance.prior import Prior, Views, squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
@@ -200,6 +201,12 @@ def test_steps_are_divided_into_rounds_whose_rates_fall_and_faces_grow() -> None
     counts = [len(remesh(vertices, faces, rounds.length(vertices, faces, r))[1]) for r in (0, 1)]
     assert 1500 < counts[0] < 2500 and 4000 < counts[1] < 6000
     assert rounds_of(recipe, pixel=0.1).length(vertices, faces, 1) == pytest.approx(0.06), "not under a pixel's"
+
+
+def test_a_round_is_called_one_on_the_page() -> None:
+    names = ("fuse2", "refine1-3", "refine", "sample-1", "mesh")
+    told = ["fitting, round 2", "refining, round 1", "refining", "sampling views", "taking the mesh"]
+    assert [stage_name(n) for n in names] == told
 
 
 def test_colour_goes_on_from_round_to_round_and_both_optimizers_are_saved() -> None:
