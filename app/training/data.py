@@ -3,6 +3,7 @@ describes the format). A user does not have the packs, and does not need them.""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import lzma
@@ -126,15 +127,14 @@ def unseen(rows: list[dict[str, Any]]) -> set[int]:
     return {i for i, r in enumerate(rows) if pattern.search(r["name"].lower())}
 
 
+def hashed(family: str) -> float:
+    """A number in [0, 1) that only a family's name decides: stable across versions."""
+    return int.from_bytes(hashlib.sha256(family.encode("utf-8", "surrogateescape")).digest()[:4]) / 2**32
+
+
 def split_families(rows: list[dict[str, Any]], share: float = 0.05) -> tuple[list[int], list[int]]:
-    """Indices of (training, validation) objects. Whole families are held out, chosen by a hash of the name: stable
-    across versions."""
-    import hashlib
-
-    def held_out(family: str) -> bool:
-        return int.from_bytes(hashlib.sha256(family.encode()).digest()[:4]) / 2**32 < share
-
-    held = [held_out(r["family"]) for r in rows]
+    """Indices of (training, validation) objects. Whole families are held out, chosen by a hash of the name."""
+    held = [hashed(r["family"]) < share for r in rows]
     return [i for i, h in enumerate(held) if not h], [i for i, h in enumerate(held) if h]
 
 

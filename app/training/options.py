@@ -83,6 +83,8 @@ class Train:
     """Processes that render. Left out: all cores but two, at least one."""
     threads: int | None = None
     """Threads of the training itself. Left out: as torch does."""
+    precision: Annotated[str, one_of("bfloat16", "float32")] = "bfloat16"
+    """Of the network's products. float32 is faster on processors that have no bfloat16."""
     checks: int = 8
     """How often the error is measured over the training. Every other time weights and a sheet of samples are
     written."""

@@ -69,8 +69,11 @@ def start_worker(arrays: Path, memory: str, slots: int, size: int) -> None:
     torch.set_num_threads(1)
     compile_kernels()
     shared = SharedMemory(memory)
-    view = np.frombuffer(shared.buf, np.uint8, slots * CHUNK * FRAMES * CHANNELS * size * size)
-    _bench = Bench(open_arrays(arrays), shared, view.reshape(slots, CHUNK * FRAMES, CHANNELS, size, size), size)
+    _bench = Bench(open_arrays(arrays), shared, slots_in(shared, slots, size), size)
+
+
+def slots_in(memory: SharedMemory, slots: int, size: int) -> NDArray[np.uint8]:
+    return np.ndarray((slots, CHUNK * FRAMES, CHANNELS, size, size), np.uint8, memory.buf)
 
 
 def end_with(parent: int) -> None:
@@ -81,7 +84,11 @@ def end_with(parent: int) -> None:
 
 
 def render(
-    objects: list[int], colors: list[str | None], azimuth: NDArray[np.float32], elevation: NDArray[np.float32], slot: int
+    objects: list[int],
+    colors: list[str | None],
+    azimuth: NDArray[np.float32],
+    elevation: NDArray[np.float32],
+    slot: int,
 ) -> list[bool]:
     """Draw a chunk into its slot. Which of the objects have the colour they were to get: some have no part that is
     large enough."""
@@ -174,8 +181,7 @@ def rendering(sets: Sets, arrays: Path, size: int, device: torch.device, workers
     memory = SharedMemory(create=True, size=slots * CHUNK * FRAMES * frame)
     setup = (arrays, memory.name, slots, size)
     executor = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, setup)
-    shared = torch.frombuffer(memory.buf, dtype=torch.uint8, count=slots * CHUNK * FRAMES * frame)
-    pool = Pool(sets, size, device, shared.view(slots, CHUNK * FRAMES, CHANNELS, size, size), executor)
+    pool = Pool(sets, size, device, torch.from_numpy(slots_in(memory, slots, size)), executor)
     try:
         yield pool
     finally:

@@ -239,8 +239,11 @@ def save_checkpoint(state: TrainState, path: Path) -> None:
     numbers = {"step": str(state.step), "frames": str(state.frames), "seconds": str(state.seconds)}
     numbers["optimizer"] = name_of(state.optimizer)
     temporary = path.with_suffix(".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=numbers)
-    temporary.replace(path)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=numbers)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(state: TrainState, path: Path) -> TrainState:
