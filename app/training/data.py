@@ -105,7 +105,8 @@ def pack_of(rows: list[dict[str, Any]], meshes: Sequence[Mesh]) -> Pack:
     def ends(which: int) -> NDArray[np.int64]:
         return np.cumsum([0] + [len(m[which]) for m in meshes])
 
-    return Pack(rows, *(np.concatenate([m[i] for m in meshes]) for i in range(4)), ends(0), ends(3))
+    vertices, normals, colors, faces = (np.concatenate(parts) for parts in zip(*meshes, strict=True))
+    return Pack(rows, vertices, normals, colors, faces, ends(0), ends(3))
 
 
 def save_arrays(pack: Pack, folder: Path) -> None:

@@ -26,7 +26,7 @@ from guidance.priors.embedded_train import validation_error
 from guidance.priors.text import TextEmbedding
 from guidance.priors.unet import UNet2DConditionModel
 
-OBJECTS = 16
+MOST, LEAST = 16, 4  # objects that an error is of
 LEVELS = (100, 300, 500, 700, 900)
 LABEL, GAP, COLUMNS = 12, 8, 3  # of a sheet
 
@@ -37,6 +37,7 @@ class Checks:
     def __init__(self, pack: Pack, training: Sequence[int], held_out: Sequence[int], texts: Texts):
         self.pack, self.texts = pack, texts
         self.pools = {True: training, False: held_out or training}
+        self.count = min(MOST, max(LEAST, len(self.pools[False])))
         self._drawn: dict[tuple[object, ...], Tensor] = {}
 
     def validation(
@@ -47,8 +48,8 @@ class Checks:
         indices = [pool[int(i * len(pool) / count)] for i in range(count)]
         key = (seen, count, size, azimuth.numpy().tobytes(), elevation.numpy().tobytes())
         if key not in self._drawn:
-            views = (x.float().contiguous().numpy() for x in (azimuth, elevation))
-            self._drawn[key] = draw([self.pack.mesh(i) for i in indices], *views, size)
+            around, above = (x.float().contiguous().numpy() for x in (azimuth, elevation))
+            self._drawn[key] = draw([self.pack.mesh(i) for i in indices], around, above, size)
         return self._drawn[key].clone(), [self.pack.rows[i]["captions"][0] for i in indices]
 
     def picture(self, frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,9 +62,9 @@ class Checks:
         self, net: UNet2DConditionModel, schedule: NoiseSchedule, device: torch.device, bf16: bool, seen: bool
     ) -> float:
         """Mean squared x0 error over views from azimuths 0, 90, 180, 270, elevation 15 degrees, over LEVELS."""
-        azimuth = torch.from_numpy(CANONICAL).float().expand(OBJECTS, 4).contiguous()
+        azimuth = torch.from_numpy(CANONICAL).float().expand(self.count, 4).contiguous()
         elevation = torch.full_like(azimuth, ELEVATION)
-        frames, captions = self.validation(OBJECTS, azimuth, elevation, SIZE, seen)
+        frames, captions = self.validation(self.count, azimuth, elevation, SIZE, seen)
         x = to_signed(frames).to(device)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4321)).to(device)
         text = self.text([c for c in captions for _ in range(4)])
@@ -81,9 +82,11 @@ class Checks:
     ) -> dict[str, float]:
         """x0: held-out objects, random orbits; seen: objects that are trained on; pictured: with a picture of it;
         canonical: the views that the product samples. Where nothing is held out, all are of trained ones."""
-        common = (self, SIZE, schedule, device, bf16)
-        entry = dict(validation_error(net, *common))
-        seen, pictured = validation_error(net, *common, seen=True), validation_error(net, *common, pictured=True)
+
+        def random(seen: bool = False, pictured: bool = False) -> dict[str, float]:
+            return validation_error(net, self, SIZE, schedule, device, bf16, seen, pictured, self.count)
+
+        entry, seen, pictured = random(), random(seen=True), random(pictured=True)
         entry |= {"seen": seen["x0"], "seen_900": seen["x0_900"]}
         entry |= {"pictured": pictured["x0"], "pictured_900": pictured["x0_900"]}
         for name, of_seen in (("canonical", False), ("canonical_seen", True)):

@@ -223,8 +223,8 @@ def _step(run: Training, u: float, passed: float) -> None:
     state.frames += len(batch.x)
     with torch.no_grad():
         decay = course.ema_decay(state.step, passed)
-        for average, weight in zip(run.shadow.parameters(), weights, strict=True):
-            average.lerp_(weight, 1 - decay)
+        averages: list[Tensor] = list(run.shadow.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         row = (run.sums[2] + bad) * bad
         value = torch.where(bad > 0, 0.0, loss.detach())
         kinds = run.sums[4:].view(2, -1).clone()
