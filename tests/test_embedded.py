@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from guidance.errors import MissingWeights
 from guidance.method import Asked
@@ -214,7 +215,7 @@ def test_a_checkpoint_comes_back_bit_by_bit_and_leaves_no_half_file(tmp_path: Pa
         for k, v in state.optimizer.state[two].items():
             assert torch.equal(again.optimizer.state[one][k], v)
     assert all(torch.equal(again.ema[k], v) for k, v in state.ema.items())
-    with pytest.raises(OSError):
+    with pytest.raises(SafetensorError, match="os error"):
         save_checkpoint(state, tmp_path / "nowhere" / "checkpoint.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
