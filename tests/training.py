@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from trimesh.visual import ColorVisuals
 
 from app.training.augment import PALETTE
 from app.training.data import Pack, pack_of
@@ -29,7 +30,7 @@ def write_meshes(folder: Path, count: int = 30) -> None:
         mesh = SHAPES[shape]()
         levels = [int(255 * c) for c in PALETTE[color]] + [255]
         colors = np.tile(np.array(levels, np.uint8), (len(mesh.vertices), 1))
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=colors)
+        mesh.visual = ColorVisuals(mesh, vertex_colors=colors)
         mesh.export(folder / f"{color}_{shape}-{k:02d}.{KINDS[k % 3]}")
 
 
