@@ -60,10 +60,6 @@ class Course:
         memory while the start is near."""
         return min(0.5 ** (max(passed, 1e-9) / HALF_LIFE), (1 + step) / (10 + step))
 
-    @property
-    def half_life(self) -> float:
-        return HALF_LIFE
-
 
 def checked(a: Train) -> Train:
     """`a` as it came, or UsageError, one sentence, for numbers that are none for a training."""

@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.errors import CollapseError
 from app.training.batches import KINDS, Drawer, on_device
 from app.training.course import SIZE, Course
 from app.training.rendering import Pool
-from app.training.speed import quickened
+from app.training.speed import quickened, tuned
 from app.training.texts import Texts
 from guidance.prior import NoiseSchedule, squared_cosine_schedule
 from guidance.priors.embedded_sets import TrainConfig
@@ -43,8 +42,6 @@ CHECKPOINT, LOG, PAUSE = "checkpoint.safetensors", "train.jsonl", "pause"
 REPORT = 15.0  # seconds between lines
 MOST_BAD = 10  # steps in a row that are not finite
 HALVINGS = 3  # of the batch, where a GPU's memory is too small for it
-# cuDNN's attention gives NaN gradients on H100 (pytorch/pytorch#196678); docs/prior.md, "Training"
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -210,9 +207,9 @@ def _step(run: Training, u: float, passed: float) -> None:
     noise = torch.randn(batch.x.shape, generator=run.generator, device=device)
     for group in state.optimizer.param_groups:
         group["lr"] = course.rate(u)
-    with sdpa_kernel(ATTENTION):
+    with tuned(device):
         loss = x0_loss(state.net, batch, noise, run.schedule, run.config)
-    loss.backward()
+        loss.backward()
     weights: list[Tensor] = list(state.net.parameters())
     norm = torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
     bad = 1.0 - (norm.isfinite() & loss.detach().isfinite()).float()

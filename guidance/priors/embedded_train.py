@@ -8,6 +8,7 @@ measured, and the checkpoint.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +65,13 @@ def x0_loss(
 ) -> Tensor:
     """min(1/s^2, max_weight)-weighted mean squared x0 error over the frames that are targets."""
     target = batch.target[:, None, None, None]
-    times = [batch.t] * 3 + [batch.t if batch.geometry is None else batch.geometry] * 4  # of the seven channels
-    a = torch.cat([schedule.a(t) for t in times], 1)
-    s = torch.cat([schedule.s(t) for t in times], 1)
+    own = batch.t if batch.geometry is None else batch.geometry
+
+    def channels(level: Callable[[Tensor], Tensor]) -> Tensor:
+        """(B, 7, 1, 1): three of colour, four of alpha and normals."""
+        return torch.cat([level(batch.t).expand(-1, 3, 1, 1), level(own).expand(-1, 4, 1, 1)], 1)
+
+    a, s = channels(schedule.a), channels(schedule.s)
     z = torch.where(target, a * batch.x + s * noise, batch.x)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=config.bf16):
         geometry = None if batch.geometry is None else geometry_time(batch.geometry)
