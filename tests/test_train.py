@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from app.commands import parse
 from app.errors import CollapseError, UserError
@@ -21,6 +22,7 @@ from app.training.options import Mix, Train
 from app.training.photograph import _jpeg
 from app.training.rendering import LEVELS, Pool, draw
 from app.training.sets import FRAMES, Sets
+from app.training.speed import ATTENTION, bf16_norms
 from app.training.texts import Texts, wording, wordings
 from app.training.trainer import Training, _step, begin, read_sums
 from guidance.prior import NoiseSchedule
@@ -306,3 +308,30 @@ def test_a_step_that_is_not_finite_changes_nothing_and_many_end_the_training(dra
     run.schedule = good
     _step(run, 0.1, 0.02)
     assert any(not torch.equal(v, before[k]) for k, v in run.state.net.state_dict().items())
+
+
+def test_bf16_normalisations_differ_from_autocasts_by_rounding_alone_and_never_take_cudnns_attention() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(4, 16, 3), torch.nn.GroupNorm(4, 16), torch.nn.Flatten(2))
+    net.append(torch.nn.LayerNorm(36))
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def out() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x)
+
+    plain = out()
+    bf16_norms(net)
+    quick = out()
+    assert quick.dtype == torch.bfloat16
+    torch.testing.assert_close(quick.float(), plain.float(), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(net(x), net(x.bfloat16().float()), atol=0.05, rtol=0.05)
+    assert SDPBackend.CUDNN_ATTENTION not in ATTENTION and SDPBackend.MATH in ATTENTION
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    from app.training.command import alone_in
+
+    with alone_in(tmp_path), pytest.raises(UserError, match="Another process trains in"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass

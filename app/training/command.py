@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ from guidance.priors.embedded_weights import export_weights
 from guidance.priors.text import TextEncoder
 from renderers.snapshot import compile_kernels
 
-TRAINING, SHEET, ARRAYS = "training.json", "sheet.png", ".objects"
+TRAINING, SHEET, ARRAYS, HALF = "training.json", "sheet.png", ".objects", ".weights-"
 GOES_ON = "start the same command again"
 EARLY_SETS = 0.1  # of a timed training: it does not wait for more of its random orbits
 
@@ -59,7 +62,9 @@ def run_train(a: Train) -> int:
     objects = read_objects(a.data, say)
     sets = planned(a, objects, device)
     how = course(a, device, place.channels)
-    with disk_errors(a.out, GOES_ON):
+    with disk_errors(a.out, GOES_ON), alone_in(a.out):
+        for left in a.out.glob(f"{HALF}*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         save_arrays(objects.pack, a.out / ARRAYS)
         try:
             run, finished = trained(a, how, place, objects, sets)
@@ -72,6 +77,19 @@ def run_train(a: Train) -> int:
         )
     tell(a, run, objects)
     return 0
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """UsageError where another process trains in `folder`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as e:
+        raise UsageError(f"Another process trains in {folder}; wait for it, or give a new --out.") from e
+    finally:
+        os.close(handle)
 
 
 def say(line: str) -> None:
@@ -214,7 +232,7 @@ def frames_there(pool: Pool, how: Course, stopped: Callable[[], bool]) -> None:
 
 def write_weights(run: Training) -> None:
     """The EMA weights as a prior's folder, whole at every moment but the renames'."""
-    with tempfile.TemporaryDirectory(dir=run.folder, prefix=".weights-") as temporary:
+    with tempfile.TemporaryDirectory(dir=run.folder, prefix=HALF) as temporary:
         export_weights(run.state.ema, Path(temporary), run.course.channels, run.entry(), SIZE)
         new = sorted(Path(temporary).iterdir(), key=lambda p: p.name == "config.json")
         for path in new:
