@@ -100,6 +100,7 @@ def test_captions_csv_names_files_and_what_it_leaves_out_is_said(tmp_path: Path)
         ({"a_box.glb": b"x", "captions.csv": b"b.glb,a box\nc.glb,a cone\n"}, "", 2, "None of the 2 files"),
         ({"a_box.glb": b"x", "captions.csv": b"\xff\xfe\x00"}, "", 2, "save it as CSV in UTF-8"),
         ({"a_box.glb": b"x"}, "--steps 0", 2, "--steps is 1 or more"),
+        ({"a_box.glb": b"x"}, "--device tpu", 2, "--device is one of auto, cpu, cuda, not 'tpu'"),
         ({"a_box.glb": b"x"}, "--minutes nan", 2, "--minutes is"),
         ({"a_box.glb": b"x"}, "--channels 20 40", 2, "multiples of 16"),
         ({"a_box.glb": b"x"}, "--mix.recolor 2", 2, "--mix.recolor is from 0 to 1"),

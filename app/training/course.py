@@ -73,8 +73,9 @@ def checked(a: Train) -> Train:
         raise UsageError(f"--small-share is from 0 to less than 1, not {a.small_share}.")
     if a.channels and (len(a.channels) < 2 or any(c < 16 or c % 16 for c in a.channels)):
         raise UsageError(f"--channels are two or more multiples of 16, not {' '.join(map(str, a.channels))}.")
-    if a.precision not in ("bfloat16", "float32"):
-        raise UsageError(f"--precision is bfloat16 or float32, not {a.precision!r}.")
+    for name, known in (("device", ("auto", "cpu", "cuda")), ("precision", ("bfloat16", "float32"))):
+        if (value := getattr(a, name)) not in known:
+            raise UsageError(f"--{name} is one of {', '.join(known)}, not {value!r}.")
     for name, value in vars(a.mix).items():
         if not 0 <= value <= (1 if name not in ("skew", "max_weight") else 1e3):
             raise UsageError(f"--mix.{name.replace('_', '-')} is from 0 to 1, not {value}.")
