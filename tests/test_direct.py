@@ -307,7 +307,7 @@ def test_a_distillation_starts_from_direct(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--direct.views", "5"], "use 4 or 8"),
+        (["--direct.views", "6"], "use 4, 5 or 8"),
         (["--best-of", "0"], "use 1 to 64"),
         (["--init", "direct"], "leave --init out"),
     ],
