@@ -30,7 +30,7 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def train(data: Path, out: Path, *more: str, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
-    r = subprocess.run(command(data, out, *more), capture_output=True, text=True, timeout=300, env=ENV, **options)  # pyright: ignore
+    r = subprocess.run(command(data, out, *more), capture_output=True, text=True, timeout=600, env=ENV, **options)  # pyright: ignore
     assert r.returncode == code, r.stderr
     return r
 
@@ -75,7 +75,7 @@ def test_killed_and_stopped_and_resumed_it_gives_the_same_weights(
     out = tmp_path / "killed"
     fewer = ("--sheet", "0", "--checks", "1")  # what is looked at on the way changes nothing
     with subprocess.Popen(command(data, out, *fewer), stderr=subprocess.PIPE, text=True, env=ENV) as first:
-        until = time.monotonic() + 200
+        until = time.monotonic() + 400
         while not (out / "checkpoint.safetensors").is_file():
             assert time.monotonic() < until and first.poll() is None
             time.sleep(0.01)
@@ -114,7 +114,7 @@ def test_what_was_trained_generates_and_is_gone_on_from(
         [sys.executable, "-m", "polymode", *line],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env=ENV,
         preexec_fn=small_files,
     )
