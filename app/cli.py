@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
-from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, Texture, parse
+from app.commands import (
+    Batch,
+    Compare,
+    Doctor,
+    Evaluate,
+    Generate,
+    Jobs,
+    Models,
+    Reconstruct,
+    Serve,
+    Texture,
+    Train,
+    parse,
+)
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
 from app.export.mesh_files import check_file
 from app.recipes import INITS, Recipe, check, load_recipe, preset, tidied
@@ -163,6 +176,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.evaluate.command import run_evaluate
 
             code = run_evaluate(a)
+        elif isinstance(a, Train):
+            from app.training.command import run_train
+
+            code = run_train(a)
         elif isinstance(a, Jobs):
             from app.jobs.command import run_jobs
 

@@ -27,6 +27,7 @@ from app.recipes import (
     INITS,
     MAX_PROMPT,
     PRECISIONS,
+    SURFACES,
     PictureRecipe,
     Recipe,
 )
@@ -46,6 +47,7 @@ OWN = (
 NOT_OFFERED = ("count", "rembg_model", "azimuth", "elevation", "background")  # of a picture: set by the page itself
 CHOICES: dict[str, tuple[str, ...]] = {
     "init": INITS,
+    "refine.surface": SURFACES,
     "device": DEVICES,
     "precision": PRECISIONS,
     "field.anneal": ANNEALS,
