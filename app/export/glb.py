@@ -1,7 +1,7 @@
 """Binary glTF 2.0: one textured mesh, written so that the same mesh gives the same bytes, and read back.
 
-glTF's frame is ours (Y up, front to +Z, counter-clockwise faces), so nothing is rotated. Base colour is an sRGB PNG by
-the specification; the material is rough and not metallic.
+glTF's frame is ours (Y up, front to +Z, counter-clockwise faces), so nothing is rotated, and one unit is a metre. Base
+colour is an sRGB PNG by the specification; the material is rough and not metallic, the same all over.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from torch import Tensor
 from app.export.unwrap import Unwrapped, check_mesh
 from renderers.mesh import vertex_normals
 
-ROUGHNESS = 0.9
+ROUGHNESS, METALLIC = 0.9, 0.0  # of painted wood, stone, cloth: what low-poly objects look like
+MATERIAL, IMAGE = "base_colour", "base_colour"  # no spaces: some readers cut a name at one
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
-_FLOAT, _UINT = 5126, 5125
+_FLOAT, _UINT, _USHORT = 5126, 5125, 5123
 _ARRAY, _ELEMENTS = 34962, 34963
 _LINEAR, _TRILINEAR, _CLAMP = 9729, 9987, 33071
 _TYPES = {
     5121: np.dtype("u1"),
-    5123: np.dtype("<u2"),
+    _USHORT: np.dtype("<u2"),
     _UINT: np.dtype("<u4"),
     _FLOAT: np.dtype("<f4"),
 }
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TexturedMesh:
 
     vertices (V, 3) float32. faces (F, 3) int32, counter-clockwise from outside. uv (V, 2) float32, (0, 0) the top left
     corner of the picture. normals (V, 3) float32, unit, outward. texture (H, W, 3) uint8, sRGB, row 0 at v = 0.
+    colors (V, 3) uint8, sRGB: of a file that was painted by vertex; they multiply a texture of one white texel.
     """
 
     vertices: Tensor
@@ -51,6 +53,29 @@ class TexturedMesh:
     uv: Tensor
     normals: Tensor
     texture: Tensor
+    colors: Tensor | None = None
+
+
+def to_linear(srgb: Tensor) -> Tensor:
+    """sRGB-encoded values in [0, 1] to linear light (IEC 61966-2-1)."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """Linear light in [0, 1] to sRGB-encoded values (IEC 61966-2-1)."""
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def check_textured(mesh: TexturedMesh) -> None:
+    """ValueError, one sentence, for a mesh that is empty, not finite or inconsistent."""
+    check_mesh(mesh.vertices, mesh.faces)
+    for label, x in (("texture coordinates", mesh.uv), ("normals", mesh.normals)):
+        if len(x) != len(mesh.vertices) or not bool(torch.isfinite(x).all()):
+            raise ValueError(f"The mesh's {label} are not finite numbers, one for each of its vertices.")
+    if mesh.texture.dtype != torch.uint8 or mesh.texture.ndim != 3 or mesh.texture.shape[2] != 3:
+        raise ValueError(f"A texture is (H, W, 3) uint8, not {tuple(mesh.texture.shape)} {mesh.texture.dtype}.")
+    if mesh.colors is not None and (len(mesh.colors) != len(mesh.vertices) or mesh.colors.dtype != torch.uint8):
+        raise ValueError("The mesh's colours are not bytes, three for each of its vertices.")
 
 
 def textured(unwrapped: Unwrapped, texture: Tensor) -> TexturedMesh:
@@ -87,13 +112,7 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
 
     ValueError, one sentence, for a mesh that is empty, not finite or inconsistent; nothing is written then.
     """
-    check_mesh(mesh.vertices, mesh.faces)
-    for label, x in (("texture coordinates", mesh.uv), ("normals", mesh.normals)):
-        if len(x) != len(mesh.vertices) or not bool(torch.isfinite(x).all()):
-            raise ValueError(f"The mesh's {label} are not finite numbers, one for each of its vertices.")
-    if mesh.texture.dtype != torch.uint8 or mesh.texture.ndim != 3 or mesh.texture.shape[2] != 3:
-        raise ValueError(f"A texture is (H, W, 3) uint8, not {tuple(mesh.texture.shape)} {mesh.texture.dtype}.")
-
+    check_textured(mesh)
     positions = mesh.vertices.numpy().astype("<f4")
     blobs = [
         positions.tobytes(),
@@ -103,6 +122,10 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         encode_png(mesh.texture.numpy()),
     ]
     targets = [_ARRAY, _ARRAY, _ARRAY, _ELEMENTS, None]
+    if mesh.colors is not None:  # the specification has them linear, and rows of four bytes or a multiple
+        linear = (to_linear(mesh.colors.double() / 255) * 65535).round().numpy().astype("<u2")
+        blobs.append(np.pad(linear, ((0, 0), (0, 1)), constant_values=65535).tobytes())
+        targets.append(_ARRAY)
     binary, views = b"", []
     for blob, target in zip(blobs, targets, strict=True):
         view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(blob)}
@@ -124,10 +147,10 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         ],
         "materials": [
             {
-                "name": "base colour",
+                "name": MATERIAL,
                 "pbrMetallicRoughness": {
                     "baseColorTexture": {"index": 0},
-                    "metallicFactor": 0,
+                    "metallicFactor": METALLIC,
                     "roughnessFactor": ROUGHNESS,
                 },
                 "doubleSided": False,
@@ -135,7 +158,7 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         ],
         "textures": [{"source": 0, "sampler": 0}],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _TRILINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP}],
-        "images": [{"bufferView": 4, "mimeType": "image/png", "name": "base colour"}],
+        "images": [{"bufferView": 4, "mimeType": "image/png", "name": IMAGE}],
         "accessors": [
             {
                 "bufferView": 0,
@@ -152,6 +175,13 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         "bufferViews": views,
         "buffers": [{"byteLength": len(binary)}],
     }
+    if mesh.colors is not None:
+        accessors, attributes = document["accessors"], document["meshes"][0]["primitives"][0]["attributes"]
+        attributes["COLOR_0"] = len(accessors)
+        view = len(views) - 1
+        accessors.append(
+            {"bufferView": view, "componentType": _USHORT, "normalized": True, "count": count, "type": "VEC4"}
+        )
     if extras:
         document["asset"]["extras"] = dict(extras)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -173,12 +203,17 @@ def read_glb(path: Path) -> TexturedMesh:
         pbr = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
         source = document["textures"][pbr["baseColorTexture"]["index"]]["source"]
         picture = _view(document, binary, document["images"][source]["bufferView"])
+        colors = None
+        if "COLOR_0" in attributes:
+            linear = torch.from_numpy(_accessor(document, binary, attributes["COLOR_0"])[:, :3] / 65535)
+            colors = (to_srgb(linear) * 255).round().to(torch.uint8)
         return TexturedMesh(
             vertices=torch.from_numpy(_accessor(document, binary, attributes["POSITION"])),
             faces=torch.from_numpy(_accessor(document, binary, primitive["indices"]).astype(np.int32).reshape(-1, 3)),
             uv=torch.from_numpy(_accessor(document, binary, attributes["TEXCOORD_0"])),
             normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
             texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
+            colors=colors,
         )
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
