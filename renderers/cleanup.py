@@ -24,8 +24,10 @@ from renderers.topology import (
     face_areas,
     fans,
     faults,
+    groups,
     half_edges,
     labels,
+    partners,
     parts,
     tensors,
     volumes,
@@ -78,7 +80,7 @@ def repair(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Repaired]:
         return *tensors(*compact(v, f[:, ::-1] if turn else f)), done
     partner, parted = paired(v, f)
     f, partner, turned = oriented(v, f, partner)
-    _, corner = np.unique(fans(f, partner), return_inverse=True)
+    corner = fans(f, partner)
     source = np.zeros(int(corner.max()) + 1, np.int64)
     source[corner] = f.reshape(-1)
     v, f = v[source], corner.reshape(-1, 3)
@@ -118,13 +120,10 @@ def paired(v: Floats, f: Ints) -> tuple[Ints, int]:
     before it, if that runs backward.
     """
     start, end = half_edges(f)
-    keys = edge_keys(f)
-    _, edge, count = np.unique(keys, return_inverse=True, return_counts=True)
-    partner = np.full(len(keys), -1)
-    order = np.argsort(edge, kind="stable")
-    two = order[count[edge[order]] == 2].reshape(-1, 2)
-    partner[two[:, 0]], partner[two[:, 1]] = two[:, 1], two[:, 0]
-
+    partner = partners(f)
+    order, _, count = groups(edge_keys(f))
+    edge = np.empty(len(order), np.int64)
+    edge[order] = np.repeat(np.arange(len(count)), count)
     many = np.flatnonzero(count[edge] > 2)
     if len(many):
         forward = (start < end)[many]
@@ -187,8 +186,7 @@ def oriented(v: Floats, f: Ints, partner: Ints) -> tuple[Ints, Ints, int]:
 def boundary(f: Ints) -> Ints:
     """The half-edges (start, end) (E, 2) that have no other side."""
     start, end = half_edges(f)
-    size = int(f.max(initial=0)) + 1
-    alone = ~np.isin(start * size + end, end * size + start)
+    alone = partners(f) < 0
     return np.stack([start[alone], end[alone]], 1)
 
 

@@ -49,8 +49,9 @@ def tensors(v: Floats, f: Ints) -> tuple[Tensor, Tensor]:
 
 def compact(v: Floats, f: Ints) -> tuple[Floats, Ints]:
     """Without vertices that no face uses."""
-    used, renumbered = np.unique(f, return_inverse=True)
-    return v[used], renumbered.reshape(-1, 3).astype(np.int64)
+    used = np.zeros(len(v), bool)
+    used[f] = True
+    return v[used], (np.cumsum(used) - 1)[f]
 
 
 def half_edges(f: Ints) -> tuple[Ints, Ints]:
@@ -64,11 +65,17 @@ def edge_keys(f: Ints) -> Ints:
     return np.minimum(start, end) * (int(f.max(initial=0)) + 1) + np.maximum(start, end)
 
 
+def groups(keys: Ints) -> tuple[Ints, Ints, Ints]:
+    """The order (N,) that sorts `keys`, where in it each new key begins (K,), and how often it comes (K,)."""
+    order = np.argsort(keys, kind="stable")
+    first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    return order, first, np.diff(first, append=len(keys))
+
+
 def partners(f: Ints) -> Ints:
     """(3F,) the half-edge on the other side, where an edge has exactly two faces; else -1."""
     keys = edge_keys(f)
-    order = np.argsort(keys, kind="stable")
-    _, first, count = np.unique(keys[order], return_index=True, return_counts=True)
+    order, first, count = groups(keys)
     one, two = order[first[count == 2]], order[first[count == 2] + 1]
     out = np.full(len(keys), -1)
     out[one], out[two] = two, one
@@ -114,18 +121,19 @@ def doubled(f: Ints) -> Ints:
 def faults(f: Ints) -> Faults:
     """What is wrong with faces (F, 3)."""
     start, end = half_edges(f)
-    _, count = np.unique(edge_keys(f), return_counts=True)
+    _, _, count = groups(edge_keys(f))
     partner = partners(f)
     paired = np.flatnonzero(partner >= 0)
     same_way = int((start[paired] == start[partner[paired]]).sum()) // 2
     fan = fans(f, partner)
-    pairs = np.unique(np.stack([start, fan], 1), axis=0)[:, 0]
+    of_fan = np.zeros(int(fan.max(initial=-1)) + 1, np.int64)
+    of_fan[fan] = start
     return Faults(
         open_edges=int((count == 1).sum()),
         nonmanifold_edges=int((count > 2).sum()) + same_way,
         doubled_faces=len(doubled(f)),
         degenerate_faces=int(((start == end).reshape(-1, 3)).any(1).sum()),
-        bowties=int((np.bincount(pairs) > 1).sum()) if len(pairs) else 0,
+        bowties=int((np.bincount(of_fan) > 1).sum()),
     )
 
 
