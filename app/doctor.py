@@ -30,10 +30,11 @@ class Finding:
 def compile_everything() -> None:
     """Compile the CPU kernels into numba's cache, so that no run waits for it."""
     from app.export import preview_cpu
-    from renderers import snapshot, volume_cpu
+    from renderers import decimate, snapshot, volume_cpu
     from renderers.raster import cpu
 
     snapshot.compile_kernels()
+    decimate.compile_kernels()
     volume_cpu.compile_kernels()
     cpu.compile_kernels()
     preview_cpu.compile_kernels()

@@ -23,10 +23,11 @@ from app.errors import CollapseError
 from app.optimize import Optimization, StepResult
 from app.recipes import DirectRecipe, MeshRecipe
 from renderers.cameras import Cameras
+from renderers.decimate import decimate
 from renderers.fields import GridField
 from renderers.frames import normals
 from renderers.hull import carve
-from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
+from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
 from renderers.precondition import LargeSteps
 from renderers.raster import Topology, antialias_construct_topology_hash, make_context

@@ -21,8 +21,9 @@ from app.stages.views import VIEWS, camera_sets, guided
 from guidance.method import Guidance
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
+from renderers.decimate import decimate
 from renderers.fields import GridField, smoothness
-from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
+from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
 from renderers.raster import antialias_construct_topology_hash, make_context
 
