@@ -24,7 +24,8 @@ from app.export import size as sizes
 from app.export.formats import files_of, write
 from app.export.glb import TexturedMesh, read_glb
 from app.export.size import FORMATS, parse_formats, parse_size, require_formats
-from app.export.solid import open_edges, welded
+from app.export.solid import welded
+from renderers.topology import faults
 
 # a wedge that no turn or mirror maps to itself: 2 wide (x), 3 high (y), 4 deep (z); its low end is the front (+Z)
 CORNERS = np.float32([[-1, 0, 2], [1, 0, 2], [-1, 0, -2], [1, 0, -2], [-1, 3, -2], [1, 3, -2], [-1, 1, 2], [1, 1, 2]])
@@ -141,7 +142,7 @@ def test_an_obj_is_closed_however_many_charts_it_has(tmp_path: Path) -> None:
     corners = np.array(
         [[int(w.split("/")[0]) - 1 for w in line.split()[1:]] for line in text.splitlines() if line[0] == "f"]
     )
-    assert open_edges(corners) == 0
+    assert faults(corners).manifold
     assert "mtllib a_b.mtl" in text and {p.name for p in files_of(tmp_path / "a b.obj")} == {
         p.name for p in tmp_path.iterdir()
     }
@@ -274,11 +275,12 @@ def test_the_khronos_validator_finds_nothing(painted: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["stl", "3mf"])
-def test_an_open_surface_is_no_print(kind: str, tmp_path: Path) -> None:
+def test_an_open_surface_is_closed_and_that_is_said(kind: str, tmp_path: Path) -> None:
     mesh = wedge()
-    with pytest.raises(ValueError) as e:
-        write(tmp_path / f"m.{kind}", dataclasses.replace(mesh, faces=mesh.faces[:2]), 80.0)
-    assert str(e.value).endswith(".") and "\n" not in str(e.value) and not list(tmp_path.iterdir())
+    said = write(tmp_path / f"m.{kind}", dataclasses.replace(mesh, faces=mesh.faces[:-2]), 80.0)
+    assert said == "Closed for printing: 1 holes closed."
+    assert trimesh.load_scene(tmp_path / f"m.{kind}").to_mesh().is_watertight
+    assert write(tmp_path / f"whole.{kind}", mesh, 80.0) == ""
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -19,9 +19,10 @@ def files_of(path: Path) -> list[Path]:
     return [path, *companions(path)] if path.suffix == ".obj" else [path]
 
 
-def write(path: Path, mesh: TexturedMesh, size: float | None, extras: Mapping[str, Any] | None = None) -> None:
+def write(path: Path, mesh: TexturedMesh, size: float | None, extras: Mapping[str, Any] | None = None) -> str:
     """Write `mesh` in the format that `path` ends with. `size`: the longest side in millimetres, for those that have
     units (STL, 3MF, USDZ); None keeps the mesh's own, in metres. `extras` as `write_glb` has them.
+    Returns a sentence where the surface had to be repaired, else "".
 
     ValueError, one sentence, for what cannot be written; MissingError for an absent package.
     """
@@ -33,10 +34,11 @@ def write(path: Path, mesh: TexturedMesh, size: float | None, extras: Mapping[st
         case ".ply":
             write_ply(path, mesh)
         case ".stl":
-            write_stl(path, mesh, size)
+            return write_stl(path, mesh, size)
         case ".3mf":
-            write_3mf(path, mesh, size)
+            return write_3mf(path, mesh, size)
         case ".usdz":
             write_usdz(path, mesh, size)
         case other:
             raise ValueError(f"There is no format {other!r}.")
+    return ""

@@ -29,27 +29,30 @@ def rows(word: str, values: np.ndarray) -> Iterable[str]:
 
 
 def write_obj(path: Path, mesh: TexturedMesh) -> None:
-    """Write `path`, and beside it `companions(path)`. ValueError, one sentence, for a mesh that is empty, not finite
+    """Write `path`, and beside it, unless the mesh is painted by vertex, `companions(path)`. ValueError, one sentence, for a mesh that is empty, not finite
     or inconsistent."""
     check_textured(mesh)
     material, picture = companions(path)
+    painted = mesh.colors is not None
     points = mesh.vertices.numpy()
-    if mesh.colors is not None:  # beside the position, as MeshLab, Blender and ZBrush have it
+    if mesh.colors is not None:  # beside the position, as MeshLab, Blender and ZBrush have it; then without a material
         points = np.concatenate([points, mesh.colors.numpy().astype(np.float32) / 255], 1)
-    uv = from_below(mesh.uv.numpy())
-    parts = [points, uv, mesh.normals.numpy()]
+    words, parts = ("v", "vt", "vn"), (points, from_below(mesh.uv.numpy()), mesh.normals.numpy())
     kept = [welded(p) for p in parts]
-    corners = np.stack([index[mesh.faces.numpy()] for _, index in kept], 2).reshape(-1, 9) + 1
-    lines = [f"mtllib {material.name}"]
-    for word, values, (first, _) in zip(("v", "vt", "vn"), parts, kept, strict=True):
-        lines += rows(word, values[first])
-    lines.append(f"usemtl {MATERIAL}")
-    lines += ["f %d/%d/%d %d/%d/%d %d/%d/%d" % tuple(c) for c in corners.tolist()]  # noqa: UP031
+    corners = np.stack([index[mesh.faces.numpy()] for _, index in kept], 2) + 1
+    lines = [] if painted else [f"mtllib {material.name}", f"usemtl {MATERIAL}"]
+    for word, values, (first, _) in zip(words, parts, kept, strict=True):
+        if not (painted and word == "vt"):
+            lines += rows(word, values[first])
+    form, used = ("%d//%d", corners[..., [0, 2]]) if painted else ("%d/%d/%d", corners)
+    form = "f " + " ".join([form] * 3)
+    lines += [form % tuple(c) for c in used.reshape(len(used), -1).tolist()]
     shine = round(2 / ROUGHNESS**4 - 2, 3)  # the Blinn-Phong exponent of that roughness
     described = (
         f"newmtl {MATERIAL}\nKa 0 0 0\nKd 1 1 1\nKs 0.04 0.04 0.04\nNs {shine:g}\nillum 2\n"
         f"Pr {ROUGHNESS:g}\nPm {METALLIC:g}\nmap_Kd {picture.name}\n"
     )
-    write_atomically(picture, encode_png(mesh.texture.numpy()))
-    write_atomically(material, described.encode())
+    if not painted:
+        write_atomically(picture, encode_png(mesh.texture.numpy()))
+        write_atomically(material, described.encode())
     write_atomically(path, ("\n".join(lines) + "\n").encode())

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.export.glb import TexturedMesh, check_textured
+from renderers.cleanup import Repaired, repair
 
 APART = 24  # of 255: colours at one point that differ by more stay two vertices
 
@@ -43,48 +44,33 @@ def z_up(points: NDArray) -> NDArray:
     return np.stack([points[:, 0], -points[:, 2], points[:, 1]], 1)
 
 
-def proper(faces: NDArray) -> NDArray:
-    """Faces (F, 3) that have three different corners."""
-    a, b, c = faces.T
-    return faces[(a != b) & (b != c) & (c != a)]
+def printable(mesh: TexturedMesh, size: float | None) -> tuple[NDArray[np.float32], NDArray[np.int32], str]:
+    """(vertices (V, 3) in millimetres, faces (F, 3), what it took or ""): closed (renderers/cleanup.py),
+    Z up, in the positive octant with its lowest corner at the origin; its longest side `size` millimetres, or
+    without it a thousand times what it is in metres.
 
-
-def open_edges(faces: NDArray) -> int:
-    """How many edges do not lie between exactly two faces that run along them in opposite directions."""
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
-    count = int(faces.max()) + 1
-    there, back = ends[:, 0] * count + ends[:, 1], ends[:, 1] * count + ends[:, 0]
-    edges, times = np.unique(there, return_counts=True)
-    return int((times > 1).sum() + (~np.isin(edges, back)).sum())
-
-
-def printable(mesh: TexturedMesh, size: float | None) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """(vertices (V, 3) in millimetres, faces (F, 3)): closed, Z up, in the positive octant with its lowest corner at
-    the origin; its longest side `size` millimetres, or, without, a thousand times what it is in metres.
-
-    ValueError, one sentence, where the surface cannot be closed.
+    ValueError, one sentence, where nothing of the surface can be closed.
     """
     check_textured(mesh)
-    v, f = closed(mesh.vertices.numpy(), mesh.faces.numpy())
-    v = z_up(v.astype(np.float64))
+    v = z_up(mesh.vertices.double().numpy())
     v -= v.min(0)
     longest = float(v.max())
     if longest == 0:
         raise ValueError("The mesh has no size and cannot be printed.")
-    millimetres = (v * (1000 if size is None else size / longest)).astype(np.float32)
-    first, index = welded(millimetres)  # neighbours that one float32 apart were
-    return millimetres[first], proper(index[f]).astype(np.int32)
+    millimetres = torch.from_numpy(v * (1000 if size is None else size / longest)).float()
+    solid, faces, done = repair(millimetres, mesh.faces)
+    below = solid.amin(0).clamp(max=0)  # the back of a sheet that got a thickness
+    return (solid - below).numpy(), faces.numpy(), told(done)
 
 
-def closed(vertices: NDArray, faces: NDArray) -> tuple[NDArray, NDArray]:
-    """The mesh with coinciding vertices made one, and repaired where it is not closed. ValueError where that fails."""
-    first, index = welded(vertices)
-    v, f = vertices[first], proper(index[faces])
-    if not len(f):
-        raise ValueError("The mesh has no area and cannot be printed.")
-    if gaps := open_edges(f):
-        raise ValueError(
-            f"The mesh is not closed ({gaps} edges do not join two faces), and a printer needs a solid; repair it, "
-            "or choose glb, obj or ply."
-        )
-    return v, f
+def told(done: Repaired) -> str:
+    """What a repair changed of the surface, in words; "" where that is nothing that a person would see."""
+    counts = (
+        (done.dropped, "flat or doubled faces left out"),
+        (done.turned, "faces turned over"),
+        (done.parted, "edges of three or more faces parted"),
+        (done.holes, "holes closed"),
+        (done.sheets, "sheets without thickness made thicker"),
+    )
+    words = ", ".join(f"{n} {what}" for n, what in counts if n)
+    return f"Closed for printing: {words}." if words else ""

@@ -9,11 +9,13 @@ from app.export.glb import TexturedMesh, write_atomically
 from app.export.solid import printable
 
 
-def write_stl(path: Path, mesh: TexturedMesh, size: float | None) -> None:
-    """`size`: the longest side, in millimetres; None keeps the mesh's own, in metres. ValueError as `printable`."""
+def write_stl(path: Path, mesh: TexturedMesh, size: float | None) -> str:
+    """`size`: the longest side, in millimetres; None keeps the mesh's own, in metres. Returns what it took to close
+    the surface, and ValueError, as `printable`."""
     import trimesh
     from trimesh.exchange.stl import export_stl
 
-    vertices, faces = printable(mesh, size)
+    vertices, faces, took = printable(mesh, size)
     solid = trimesh.Trimesh(vertices, faces, process=False)
     write_atomically(path, export_stl(solid))
+    return took

@@ -29,9 +29,10 @@ RELATIONS = """<?xml version="1.0" encoding="UTF-8"?>
 STEPS = 16  # of a channel: a print has no more, and slicers list every colour
 
 
-def write_3mf(path: Path, mesh: TexturedMesh, size: float | None) -> None:
-    """`size`: the longest side, in millimetres; None keeps the mesh's own, in metres. ValueError as `printable`."""
-    vertices, faces = printable(mesh, size)
+def write_3mf(path: Path, mesh: TexturedMesh, size: float | None) -> str:
+    """`size`: the longest side, in millimetres; None keeps the mesh's own, in metres. Returns what it took to close
+    the surface, and ValueError, as `printable`."""
+    vertices, faces, took = printable(mesh, size)
     palette, painted = corner_colors(mesh, vertices)
     points = "".join('<vertex x="%.9g" y="%.9g" z="%.9g"/>\n' % tuple(v) for v in vertices.tolist())  # noqa: UP031
     triangles = "".join(
@@ -59,6 +60,7 @@ def write_3mf(path: Path, mesh: TexturedMesh, size: float | None) -> None:
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             z.writestr(entry, text)
     write_atomically(path, packed.getvalue())
+    return took
 
 
 def corner_colors(mesh: TexturedMesh, vertices: np.ndarray) -> tuple[np.ndarray, list[int]]:
