@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from app import STARTED
 from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
+from app.meshes.options import Export, Inspect
 from app.recipes import Recipe, check, load_recipe, preset, tidied
 from app.startup import carry_out, loading, ready
 from app.streams import flushed, ignore_hangup, outlive
@@ -18,6 +19,9 @@ from app.text import to_json
 if TYPE_CHECKING:
     from app.run.folder import Run
     from app.run.work import Clock
+
+
+TOLD = ("metadata.json", "config.yaml")  # files that are there after every run, and need no mention
 
 
 def _emit(value: Any) -> None:
@@ -78,8 +82,10 @@ def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
         m = result["mesh"]
         sys.stdout.write(
             f"{files['mesh.glb']}  ({m['faces']} triangles, {result['seconds']['total']:.0f} s, "
-            f"{result['peak_memory_mb']} MB)\n{files['turntable.mp4']}\n{files['contact_sheet.png']}\n"
+            f"{result['peak_memory_mb']} MB)\n"
         )
+        shown = [p for n, p in files.items() if n not in ("mesh.glb", "mesh.mtl", "mesh.png", *TOLD)]
+        sys.stdout.write("".join(f"{p}\n" for p in shown))
     return 0
 
 
@@ -137,6 +143,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.evaluate.command import run_evaluate
 
             code = run_evaluate(a)
+        elif isinstance(a, Export):
+            from app.meshes.command import run_export
+
+            code = run_export(a)
+        elif isinstance(a, Inspect):
+            from app.meshes.command import run_inspect
+
+            code = run_inspect(a)
         elif isinstance(a, Jobs):
             from app.jobs.command import run_jobs
 

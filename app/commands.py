@@ -23,6 +23,7 @@ from app.compare.options import Compare
 from app.errors import UsageError
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
+from app.meshes.options import Export, Inspect
 from app.recipes import PictureRecipe, Recipe, picture_preset, preset
 from app.usage import Page, overview, page
 from app.web.options import Serve
@@ -86,7 +87,20 @@ class Completion:
     """The shell that it is for."""
 
 
-Command = Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Serve | Models | Doctor | Completion
+Command = (
+    Generate
+    | Reconstruct
+    | Batch
+    | Compare
+    | Evaluate
+    | Export
+    | Inspect
+    | Jobs
+    | Serve
+    | Models
+    | Doctor
+    | Completion
+)
 
 CLEARER = (  # tyro's words, and ours
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 takes a whole number, not \2"),
@@ -97,7 +111,7 @@ CLEARER = (  # tyro's words, and ours
     (r"Unrecognized options: (.*)", r"There is no option \1"),
 )
 RUN = ("preset", "method", "seed", "init", "best_of", "guide.negative")
-RESULT = ("mesh.faces", "texture.size", "prior", "device", "precision")
+RESULT = ("mesh.faces", "texture.size", "export.format", "export.size", "prior", "device", "precision")
 
 
 def recipe_paths(*names: str) -> tuple[str, ...]:
@@ -173,6 +187,24 @@ def pages(argv: list[str]) -> dict[str, Page]:
                 ("runs --out report", "every finished run in the folder"),
                 ("prior --count 20", "the prior's own samples"),
             ),
+        ),
+        Page(
+            "export",
+            Export,
+            None,
+            (),
+            (
+                ("barrel --format stl --size 80mm", "for printing, into the run's folder"),
+                ("runs/* --format obj,3mf,usdz --out files", "many runs, finished or interrupted"),
+                ("chair.glb --format ply --out files", "anybody's mesh"),
+            ),
+        ),
+        Page(
+            "inspect",
+            Inspect,
+            None,
+            (),
+            (("barrel", "a run's mesh"), ("chair.stl lamp.glb --json", "anybody's, as JSON")),
         ),
         Page("jobs", Jobs, None, (), (("", "the table"), ("cancel ID", "stop a run, also from another terminal"))),
         Page("serve", Serve, None, (), (("--port 8000", "the page is at http://127.0.0.1:8000"),)),

@@ -29,7 +29,7 @@ class Finding:
 
 def compile_everything() -> None:
     """Compile the CPU kernels into numba's cache, so that no run waits for it."""
-    from app.export import preview_cpu
+    from app.export import crossing, preview_cpu
     from renderers import decimate, snapshot, volume_cpu
     from renderers.raster import cpu
 
@@ -38,6 +38,7 @@ def compile_everything() -> None:
     volume_cpu.compile_kernels()
     cpu.compile_kernels()
     preview_cpu.compile_kernels()
+    crossing.compile_kernels()
 
 
 def examine() -> Iterator[Finding]:

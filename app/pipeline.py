@@ -16,6 +16,7 @@ from torch import Tensor
 from app.candidates import Candidate, Fused, Shape, candidate_seeds, choose, fusion_residual, own_score
 from app.errors import CollapseError, UsageError, UserError, disk_errors
 from app.export.preview import save_png
+from app.export.size import parse_formats, require_formats
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
@@ -91,6 +92,7 @@ def _generate(
     prior: EmbeddedPrior | None,
     live: bool,
 ) -> dict[str, Any]:
+    require_formats(parse_formats(recipe.export.format))
     device = choose_device(recipe.device)
     progress.plan = plan(recipe)
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
@@ -107,9 +109,10 @@ def _generate(
     shape = candidates[best].shape
     assert shape is not None
 
-    charts, reproduced = export(job, shape)
+    charts, reproduced, measured = export(job, shape)
     result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
     result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
+    result["report"] = measured
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
         for i, c in enumerate(candidates)

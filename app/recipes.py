@@ -17,6 +17,7 @@ from tyro.conf import Suppress, arg
 
 from app.choices import one_of
 from app.errors import UsageError
+from app.export.size import FORMATS, parse_formats, parse_size
 from app.methods import DIRECT, NAMES, Methods
 from app.ranges import check_numbers
 from app.text import control, tidy, visible
@@ -30,6 +31,7 @@ INITS = ("ball", "direct")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
+FORMAT_LIST = "{" + ",".join(FORMATS) + "},..."
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,16 @@ class TextureRecipe:
 
 
 @dataclass(frozen=True)
+class ExportRecipe:
+    """Files beside mesh.glb, which is always written."""
+
+    format: Annotated[str, arg(aliases=("--format",), metavar=FORMAT_LIST)] = "glb"
+    """Formats, separated by commas. stl and 3mf are closed, for printing; usdz needs the extra usd."""
+    size: Annotated[str, arg(aliases=("--size",), metavar="LENGTH")] = "100mm"
+    """The longest side in stl, 3mf and usdz: 80mm, 8cm, 0.08m or 3.15in."""
+
+
+@dataclass(frozen=True)
 class PictureRecipe:
     """What `polymode reconstruct` does with pictures."""
 
@@ -244,6 +256,7 @@ class Recipe:
     direct: DirectRecipe = dataclasses.field(default_factory=DirectRecipe)
     picture: Annotated[PictureRecipe, Suppress] = dataclasses.field(default_factory=PictureRecipe)
     texture: TextureRecipe = dataclasses.field(default_factory=TextureRecipe)
+    export: ExportRecipe = dataclasses.field(default_factory=ExportRecipe)
 
 
 def preset(name: str, prompt: str = "") -> Recipe:
@@ -322,6 +335,8 @@ def check(recipe: Recipe) -> None:
         raise UsageError("Perp-Neg pushes away from something; give --guide.negative, or --guide.view-words.")
     if recipe.picture.count and (recipe.guide.blind_camera or recipe.guide.view_words):
         raise UsageError("A picture needs a prior that knows cameras; leave --guide.blind-camera and view-words out.")
+    parse_formats(recipe.export.format)
+    parse_size(recipe.export.size)
     check_numbers(recipe)
     if recipe.direct.views not in (4, 8):
         raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4 or 8.")

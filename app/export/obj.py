@@ -29,8 +29,8 @@ def rows(word: str, values: np.ndarray) -> Iterable[str]:
 
 
 def write_obj(path: Path, mesh: TexturedMesh) -> None:
-    """Write `path`, and beside it, unless the mesh is painted by vertex, `companions(path)`. ValueError, one sentence, for a mesh that is empty, not finite
-    or inconsistent."""
+    """Write `path`, and beside it, unless the mesh is painted by vertex, `companions(path)`. ValueError, one sentence,
+    for a mesh that is empty, not finite or inconsistent."""
     check_textured(mesh)
     material, picture = companions(path)
     painted = mesh.colors is not None

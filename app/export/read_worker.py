@@ -46,6 +46,8 @@ def read(path: Path) -> Arrays:
         check_gltf(path, kind)
     if kind == ".3mf":
         check_zip(path)
+    if kind == ".stl":
+        check_stl(path, size)
     try:
         scene = trimesh.load_scene(path, process=False)
         if kind == ".3mf":  # in metres, as every other
@@ -106,6 +108,15 @@ def check_gltf(path: Path, kind: str) -> None:
             raise ValueError(f"{path} needs the file {uri[:80]!r} beside it, which is not there.")
 
 
+def check_stl(path: Path, size: int) -> None:
+    """ValueError for a binary STL with too many faces, which is known before it is read."""
+    with path.open("rb") as file:
+        head = file.read(84)
+    count = struct.unpack_from("<I", head, 80)[0] if len(head) == 84 else 0
+    if count > MOST_FACES and size == 84 + 50 * count:
+        raise ValueError(f"{path} has {count:,} faces; the limit is {MOST_FACES:,}, so simplify it first.")
+
+
 def check_zip(path: Path) -> None:
     """ValueError where a 3MF is no zip, or unpacks to more than anybody's mesh."""
     try:
@@ -120,7 +131,7 @@ def check_zip(path: Path) -> None:
 def joined(parts: list[trimesh.Trimesh]) -> Arrays:
     """All parts in one. Pictures are put under one another in one texture, where there are several; a plain colour of
     a material is a small field of it."""
-    if any(vertex_colors(p) is not None for p in parts) and not any(picture(p) is not None for p in parts):
+    if any(vertex_colors(p) is not None for p in parts) and not any(drawn(p) for p in parts):
         return painted(parts)
     fields = [picture(p) or Image.new("RGB", (4, 4), tuple(plain_color(p).tolist())) for p in parts]
     distinct = {image.tobytes() + bytes(str(image.size), "ascii"): image for image in fields}
@@ -192,6 +203,12 @@ def picture(p: trimesh.Trimesh) -> Image.Image | None:
     if not isinstance(found, Image.Image) or texture_uv(p) is None:
         return None
     return found.convert("RGB")
+
+
+def drawn(p: trimesh.Trimesh) -> bool:
+    """Whether the part has a picture of more than one colour."""
+    image = picture(p)
+    return image is not None and any(low != high for low, high in image.getextrema())  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def texture_uv(p: trimesh.Trimesh) -> NDArray | None:

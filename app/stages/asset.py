@@ -1,47 +1,42 @@
-"""The last stage of every run: unwrap, bake, write, read back, and picture what was read."""
+"""The last stage of every run: unwrap, bake, write, read back; other formats, a report, and pictures of what was
+read."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from app.candidates import Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
-from app.export.glb import read_glb, textured, write_glb
+from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.size import parse_formats, parse_size
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
+from app.recipes import Recipe
+from app.run.folder import REPORT
 from app.run.work import Work
 from app.text import shown
 from renderers.raster import RasterizeCpuContext, make_context
 
 
-def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
-    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
-    well each picture is reproduced."""
+def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+    """Unwrap, bake, write mesh.glb, read it back, measure, convert and picture what was read. Returns the number of
+    charts, how well each picture is reproduced, and the report."""
     recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
     reproduced: list[dict[str, float]] = []
     job.pause("the texture")
     bar = progress.stage("texture", 4)
-    context = make_context(shape.vertices.device)
-    with clock.part("unwrap"):
-        try:
-            unwrapped = unwrap(shape.vertices, shape.faces, recipe.texture.size)
-        except (UnwrapError, ValueError) as e:
-            raise CollapseError(str(e)) from e
-    bar.update(1)
+    mesh, charts = surface(job, shape)
+    bar.update(2)
+    glb = run.folder / "mesh.glb"
     with clock.part("bake"):
-        texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
-        bar.update(2)
-        extras = {
-            "prompt": recipe.prompt,
-            "seed": recipe.seed,
-            "method": recipe.method,
-            "prior": shown(recipe.prior, 1000),
-        }
-        glb = run.folder / "mesh.glb"
-        write_glb(glb, textured(unwrapped, texture), extras=extras)
+        write_glb(glb, mesh, extras=about(recipe))
+    asset = read_glb(glb)
+    with clock.part("files"):
+        measured, failed = others(job, asset)
     bar.update(3)
     job.pause("the pictures")
     with clock.part("pictures"):
-        asset = read_glb(glb)
         picture_context = RasterizeCpuContext()
         contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
         try:
@@ -55,4 +50,50 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
             reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)
     bar.close()
-    return unwrapped.charts, reproduced
+    if failed:
+        raise CollapseError(f"{failed} The mesh is in {glb}.")
+    return charts, reproduced, measured
+
+
+def surface(job: Work, shape: Shape) -> tuple[TexturedMesh, int]:
+    """The shape with its atlas, and the number of charts. CollapseError where it cannot be unwrapped."""
+    size = job.recipe.texture.size
+    context = make_context(shape.vertices.device)
+    with job.clock.part("unwrap"):
+        try:
+            unwrapped = unwrap(shape.vertices, shape.faces, size)
+        except (UnwrapError, ValueError) as e:
+            raise CollapseError(str(e)) from e
+    with job.clock.part("bake"):
+        texture = bake(context, shape.texture, unwrapped, size, shape.attributes)
+    return textured(unwrapped, texture), unwrapped.charts
+
+
+def about(recipe: Recipe) -> dict[str, Any]:
+    """What a GLB says of its origin."""
+    said = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method}
+    return said | {"prior": shown(recipe.prior, 1000)}
+
+
+def others(job: Work, asset: TexturedMesh) -> tuple[dict[str, Any], str]:
+    """The report beside mesh.glb, and the other formats that the recipe asks for. (the report, why a format could not
+    be written, or "")."""
+    from app.export.formats import write
+    from app.export.report import as_json, report
+
+    asked, size, failed = job.recipe.export, parse_size(job.recipe.export.size), ""
+    measured = report(asset, size)
+    for words in measured.warnings:
+        job.progress.say(words)
+    job.run.write_json(REPORT, as_json(measured))
+    for kind in parse_formats(asked.format):
+        if kind == "glb":
+            continue
+        try:
+            took = write(job.run.folder / f"mesh.{kind}", asset, size)
+        except ValueError as e:
+            failed = f"mesh.{kind} cannot be written: {e}"
+            continue
+        if took:
+            job.progress.note(f"mesh.{kind}: {took}")
+    return as_json(measured), failed

@@ -25,12 +25,22 @@ def add_endpoints(site: Site) -> None:
         count: int = 1,
         faces: int | None = None,
         prior: str = "embedded",
+        format: str = "glb",
         settings: dict | None = None,
     ) -> list[dict]:
         """Queue a prompt. `settings`: any number of a run by its flag's name, such as {"field.steps": 200}. Returns a
         job for each of `count` seeds."""
         jobs = actions.generate(
-            site, prompt, count, settings, preset=preset, method=method, seed=seed, faces=faces, prior=prior
+            site,
+            prompt,
+            count,
+            settings,
+            preset=preset,
+            method=method,
+            seed=seed,
+            faces=faces,
+            prior=prior,
+            format=format,
         )
         return [told(j) for j in jobs]
 
@@ -43,6 +53,7 @@ def add_endpoints(site: Site) -> None:
         count: int = 1,
         faces: int | None = None,
         prior: str = "embedded",
+        format: str = "glb",
         background: str = "auto",
         azimuth: list | None = None,
         elevation: list | None = None,
@@ -50,7 +61,7 @@ def add_endpoints(site: Site) -> None:
     ) -> list[dict]:
         """Queue 1 to 8 pictures of one object: [handle_file("front.png"), ...]. Angles in degrees, one for each
         picture, or none. Returns a job for each of `count` seeds."""
-        chosen = {"preset": preset, "method": method, "seed": seed, "faces": faces, "prior": prior}
+        chosen = {"preset": preset, "method": method, "seed": seed, "faces": faces, "prior": prior, "format": format}
         jobs = actions.reconstruct(site, pictures, prompt, count, settings, background, azimuth, elevation, **chosen)
         return [told(j) for j in jobs]
 
