@@ -90,7 +90,8 @@ def _queue(site: Site, recipe: Recipe, count: Any, pictures: Sequence[Path] = ()
 
 
 def generate(site: Site, prompt: Any, count: Any = 1, settings: Any = None, **chosen: Any) -> list[Job]:
-    """Queue a prompt: `chosen` are preset, method, seed, faces, prior, format. Returns a job for each of `count` seeds."""
+    """Queue a prompt: `chosen` are preset, method, seed, faces, prior, format. Returns a job for each of `count`
+    seeds."""
     recipe = _recipe(preset, prompt, {"method": "direct"} | {k: v for k, v in chosen.items() if v}, settings)
     recipe = tidied(recipe)
     check(recipe)

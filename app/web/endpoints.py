@@ -25,11 +25,11 @@ def add_endpoints(site: Site) -> None:
         count: int = 1,
         faces: int | None = None,
         prior: str = "embedded",
-        format: str = "glb",
         settings: dict | None = None,
+        format: str = "glb",
     ) -> list[dict]:
-        """Queue a prompt. `settings`: any number of a run by its flag's name, such as {"field.steps": 200}. Returns a
-        job for each of `count` seeds."""
+        """Queue a prompt. `settings`: any number of a run by its flag's name, such as {"field.steps": 200}.
+        `format`: "obj,stl" and so on, beside the GLB. Returns a job for each of `count` seeds."""
         jobs = actions.generate(
             site,
             prompt,
@@ -53,11 +53,11 @@ def add_endpoints(site: Site) -> None:
         count: int = 1,
         faces: int | None = None,
         prior: str = "embedded",
-        format: str = "glb",
         background: str = "auto",
         azimuth: list | None = None,
         elevation: list | None = None,
         settings: dict | None = None,
+        format: str = "glb",
     ) -> list[dict]:
         """Queue 1 to 8 pictures of one object: [handle_file("front.png"), ...]. Angles in degrees, one for each
         picture, or none. Returns a job for each of `count` seeds."""

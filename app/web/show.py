@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.errors import UsageError
-from app.export.report import rows
+from app.export import report
 from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
@@ -24,6 +24,7 @@ from app.text import plainly
 from app.web.files import downloads, facts, measured, previews, stage_and_step, thumbnail_source, url
 
 STAGES = {"sample": "sampling views", "field": "growing the field", "mesh": "taking the mesh", "refine": "refining"}
+REPORTED = ("Components", "Non-manifold", "Crossing", "Thinner", "Texels in use")  # rows of the report
 MOST_SHOWN = 12  # of the jobs at work
 
 
@@ -241,12 +242,9 @@ def video(folder: Path, job: Job) -> str:
 
 
 def report_notes(folder: Path) -> str:
-    """What the report warns of, and its numbers to be opened."""
+    """What the report warns of."""
     r = measured(folder)
-    if r is None:
-        return ""
-    notes = "".join(f'<p class="note">{e(w)}</p>' for w in r.warnings)
-    return notes + f'<details class="report"><summary>Report</summary>{table("The mesh, measured", rows(r))}</details>'
+    return "" if r is None else "".join(f'<p class="note">{e(w)}</p>' for w in r.warnings)
 
 
 def mesh_rows(folder: Path) -> list[tuple[str, str]]:
@@ -262,7 +260,9 @@ def mesh_rows(folder: Path) -> list[tuple[str, str]]:
         ("File", f"{m['bytes'] / 1e6:.2f} MB"),
         ("Texture", " × ".join(map(str, m["texture"]))),
     ]
-    return rows + ([("Charts", str(m["charts"]))] if "charts" in m else [])
+    rows += [("Charts", str(m["charts"]))] if "charts" in m else []
+    r = measured(folder)
+    return rows + ([] if r is None else [(a, b) for a, b in report.rows(r) if a.startswith(REPORTED)])
 
 
 def mesh_table(folder: Path, job: Job) -> str:
