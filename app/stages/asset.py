@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.candidates import Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
-from app.export.glb import read_glb, textured, write_glb
+from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.lowpoly import low_poly, surface_colors
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
+from app.recipes import Recipe
 from app.run.work import Work
 from app.text import shown
 from renderers.raster import RasterizeCpuContext, make_context
 
 
-def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
-    """Unwrap, bake, write mesh.glb, read it back, and picture what was read. Returns the number of charts, and how
-    well each picture is reproduced."""
+def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Finish, write mesh.glb, read it back, and picture what was read. Returns what metadata.json says of the mesh,
+    and how well each picture is reproduced."""
     recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
     reproduced: list[dict[str, float]] = []
     job.pause("the texture")
     bar = progress.stage("texture", 4)
-    context = make_context(shape.vertices.device)
-    with clock.part("unwrap"):
-        try:
-            unwrapped = unwrap(shape.vertices, shape.faces, recipe.texture.size)
-        except (UnwrapError, ValueError) as e:
-            raise CollapseError(str(e)) from e
-    bar.update(1)
-    with clock.part("bake"):
-        texture = bake(context, shape.texture, unwrapped, recipe.texture.size, shape.attributes)
-        bar.update(2)
-        extras = {
-            "prompt": recipe.prompt,
-            "seed": recipe.seed,
-            "method": recipe.method,
-            "prior": shown(recipe.prior, 1000),
-        }
-        glb = run.folder / "mesh.glb"
-        write_glb(glb, textured(unwrapped, texture), extras=extras)
+    if recipe.finish.kind == "lowpoly":
+        with clock.part("finish"):
+            made, about = lowpoly(shape, recipe)
+    else:
+        made, about = smooth(job, shape)
+    bar.update(2)
+    extras = {
+        "prompt": recipe.prompt,
+        "seed": recipe.seed,
+        "method": recipe.method,
+        "prior": shown(recipe.prior, 1000),
+    }
+    glb = run.folder / "mesh.glb"
+    write_glb(glb, made, extras=extras)
     bar.update(3)
     job.pause("the pictures")
     with clock.part("pictures"):
@@ -55,4 +55,29 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]]]:
             reproduced = reproduction(picture_context, asset, job.references, shape.light, sheet)
     bar.update(4)
     bar.close()
-    return unwrapped.charts, reproduced
+    return about, reproduced
+
+
+def smooth(job: Work, shape: Shape) -> tuple[TexturedMesh, dict[str, Any]]:
+    """Unwrapped and baked."""
+    size = job.recipe.texture.size
+    with job.clock.part("unwrap"):
+        try:
+            unwrapped = unwrap(shape.vertices, shape.faces, size)
+        except (UnwrapError, ValueError) as e:
+            raise CollapseError(str(e)) from e
+    with job.clock.part("bake"):
+        context = make_context(shape.vertices.device)
+        texture = bake(context, shape.texture, unwrapped, size, shape.attributes)
+    about = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": unwrapped.charts}
+    return textured(unwrapped, texture), about
+
+
+def lowpoly(shape: Shape, recipe: Recipe) -> tuple[TexturedMesh, dict[str, Any]]:
+    """Few flat faces, each of one colour (app/export/lowpoly.py)."""
+    r = recipe.finish
+    _, colors = surface_colors(shape.vertices, shape.faces, shape.texture, shape.attributes)
+    faces = min(r.faces, recipe.mesh.faces)
+    made = low_poly(shape.vertices, shape.faces, colors, faces, r.colors, r.patch)
+    about = {"vertices": len(made.mesh.vertices), "faces": len(made.mesh.faces), "colors": len(made.colors)}
+    return made.mesh, about
