@@ -16,16 +16,18 @@ from renderers.topology import arrays, face_areas, tensors
 
 
 def flatten(
-    vertices: Tensor, faces: Tensor, turns: int = 20, moves: int = 15, sharpness: float = 0.25
+    vertices: Tensor, faces: Tensor, turns: int = 12, moves: int = 15, sharpness: float = 0.25, reach: float = 0.008
 ) -> tuple[Tensor, Tensor]:
     """The mesh with its vertices moved: (V, 3) float32 and the same faces, on the CPU.
 
     turns: rounds over the normals; a patch grows to about as many faces across. moves: rounds over the vertices.
-    sharpness: s; faces whose unit normals differ by more keep their crease.
+    sharpness: s; faces whose unit normals differ by more keep their crease. reach: how far a vertex may move at most
+    (world units), so that thin parts do not wear away.
     """
     from scipy.sparse import coo_matrix
 
     v, f = arrays(vertices, faces)
+    start = v
     count = len(f)
     corner = coo_matrix((np.ones(3 * count), (np.repeat(np.arange(count), 3), f.reshape(-1))), shape=(count, len(v)))
     beside = (corner @ corner.T).tocoo()  # faces that share a vertex
@@ -44,5 +46,7 @@ def flatten(
         # mean of n (n . c) - (n n^T) v
         pull = at @ (n * d[:, None])
         outer = (at @ (n[:, :, None] * n[:, None]).reshape(count, 9)).reshape(-1, 3, 3)
-        v = v + (pull - (outer @ v[:, :, None])[:, :, 0]) / degree
+        moved = v + (pull - (outer @ v[:, :, None])[:, :, 0]) / degree - start
+        far = np.linalg.norm(moved, axis=1, keepdims=True)
+        v = start + moved * np.minimum(1, reach / np.maximum(far, 1e-30))
     return tensors(v, f)

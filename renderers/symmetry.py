@@ -107,8 +107,8 @@ def _half_and_mirror(v: Floats, f: Ints, x: Floats, side: int) -> tuple[Floats, 
     on_plane = w[:, 0] == 0
     image = np.where(on_plane, np.arange(len(w)), len(w) + np.arange(len(w)))
     whole = np.concatenate([half, image[half[:, ::-1]]])
-    w, ends, share = (np.concatenate([part, part]) for part in (w, ends, share))
-    w[len(w) // 2 :, 0] *= -1
+    w = np.concatenate([w, w * (-1, 1, 1)])
+    ends, share = np.concatenate([ends, ends]), np.concatenate([share, share])
     used = _used(whole, len(w))
     w, whole = compact(w, whole)
     return w, whole, ends[used], share[used]

@@ -26,12 +26,14 @@ from renderers.flatten import flatten
 from renderers.topology import Floats, Ints, arrays, face_areas, labels, partners
 
 FAR = 40.0  # CIELAB: a colour further off than this costs no more
-ALIKE = 9.0  # CIELAB: palette colours nearer than this are one
+ALIKE = 12.0  # CIELAB: palette colours nearer than this are one
+BLOTCH = 10.0  # CIELAB: differences between neighbours that are taken for blotches rather than borders
+BLUR = 20  # rounds
 RARE = 0.004  # of the surface: a palette colour, or a patch, with less goes
 CREASE = 0.6  # radians
 LIGHTNESS = 0.7  # weight of L* beside a* and b*
 CELL = 8  # texels along a palette colour's square
-BORDER = 3.0  # of colours, beside a face's quadric
+BORDER = 1.0  # of colours, beside a face's quadric
 NEAR = 0.1  # world units that a turned normal counts as, where the dense surface's colours are looked up
 POINTS = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 2))  # barycentric, in sixths
 
@@ -70,9 +72,9 @@ def low_poly(
     vertices, faces = flatten(vertices, faces)
     v, f = arrays(vertices, faces)
     seen = colors.cpu().double().numpy()
-    lab = to_lab(seen)
     area = face_areas(v, f)
-    centres = find_palette(lab.reshape(-1, 3), np.repeat(area, lab.shape[1]), palette)
+    lab = smoothed(v, f, to_lab(seen.mean(1)))
+    centres = find_palette(lab, area, palette)
     unary = area[:, None] * costs(lab, centres)
     label = potts(v, f, unary, smooth)
     borders = torch.from_numpy(border_edges(f, label))
@@ -81,7 +83,7 @@ def low_poly(
     unary = looked_up(w, g, v, f, label, len(centres))
     label_few = potts(w, g, unary, smooth / 3)
     used, label_few = np.unique(label_few, return_inverse=True)
-    chosen = (mean_colors(seen, lab, centres, area)[used].clip(0, 1) * 255).round().astype(np.uint8)
+    chosen = (mean_colors(seen.mean(1), lab, centres, area)[used].clip(0, 1) * 255).round().astype(np.uint8)
     return LowPoly(flat_shaded(w, g, label_few, chosen), chosen, label_few)
 
 
@@ -137,18 +139,32 @@ def lloyd(lab: Floats, weight: Floats, centres: Floats, rounds: int) -> Floats:
 
 
 def costs(lab: Floats, centres: Floats) -> Floats:
-    """(F, K) in [0, 1]: the points' (F, P, 3) squared distances to each colour, over FAR's, averaged."""
-    far = ((lab[:, :, None] - centres) ** 2).sum(3) / FAR**2
-    return np.minimum(far, 1).mean(1)
+    """(F, K) in [0, 1]: the faces' (F, 3) squared distances to each colour, over FAR's."""
+    return np.minimum(((lab[:, None] - centres) ** 2).sum(2) / FAR**2, 1)
 
 
 def mean_colors(srgb: Floats, lab: Floats, centres: Floats, area: Floats) -> Floats:
-    """(K, 3) sRGB of each palette colour: the mean of the points (F, P, 3) that are nearest to it. What a patch holds
-    of other colours does not muddy it."""
-    own, each = nearest(lab.reshape(-1, 3), centres)[0], np.repeat(area, lab.shape[1])
-    total = np.maximum(np.bincount(own, each, len(centres)), 1e-30)
-    flat = srgb.reshape(-1, 3)
-    return np.stack([np.bincount(own, each * flat[:, k], len(centres)) / total for k in range(3)], 1)
+    """(K, 3) sRGB of each palette colour: the mean of the faces (F, 3) that are nearest to it. What a patch holds of
+    other colours does not muddy it."""
+    own = nearest(lab, centres)[0]
+    total = np.maximum(np.bincount(own, area, len(centres)), 1e-30)
+    return np.stack([np.bincount(own, area * srgb[:, k], len(centres)) / total for k in range(3)], 1)
+
+
+def smoothed(v: Floats, f: Ints, lab: Floats) -> Floats:
+    """Colours of faces (F, 3), each drawn towards those beside it that are not far off: blotches go, borders stay."""
+    from scipy.sparse import coo_matrix
+
+    a, b, w = dual(v, f)
+    a, b, w = np.concatenate([a, b]), np.concatenate([b, a]), np.concatenate([w, w])
+    own = np.bincount(a, w, len(f))
+    for _ in range(BLUR):
+        near = w * np.exp(-((lab[a] - lab[b]) ** 2).sum(1) / (2 * BLOTCH**2))
+        total = own + np.bincount(a, near, len(f))
+        lab = (own[:, None] * lab + coo_matrix((near, (a, b)), shape=(len(f),) * 2) @ lab) / np.maximum(total, 1e-30)[
+            :, None
+        ]
+    return lab
 
 
 def dual(v: Floats, f: Ints) -> tuple[Ints, Ints, Floats]:
