@@ -13,11 +13,16 @@ import trimesh
 from torch import Tensor
 
 from app.candidates import Shape
-from app.export.glb import write_glb
+from app.commands import Generate, parse
+from app.errors import UsageError
+from app.export.glb import read_glb, write_glb
 from app.export.lowpoly import find_palette, low_poly, potts, surface_colors, to_lab
-from app.recipes import FinishRecipe, MeshRecipe, Recipe
-from app.stages.asset import lowpoly
-from app.stages.mirror import mirrored_shape
+from app.recipes import FinishRecipe, MeshRecipe, Recipe, check
+from app.run.folder import create_run
+from app.run.progress import Progress
+from app.run.work import Clock, Work
+from app.stages.asset import export, lowpoly
+from app.stages.mirror import mirror, mirrored_shape
 from renderers.cameras import orbit
 from renderers.flatten import flatten
 from renderers.isosurface import signed_volume
@@ -188,3 +193,39 @@ def test_a_mirrored_shape_has_mirrored_colours() -> None:
     there = torch.cat([side * w[:, :1].abs(), w[:, 1:]], 1)
     off = (by_vertex.attributes[:, 3:] - there).norm(dim=1)
     assert float(off.max()) < 0.02 and torch.equal(by_vertex.color, by_vertex.attributes[:, 3:])
+
+
+def test_finish_and_symmetry_are_flags_of_their_own() -> None:
+    command = parse(["generate", "a ball", "--finish", "lowpoly", "--symmetry", "x", "--finish.faces", "300"])
+    assert isinstance(command, Generate)
+    recipe = command.recipe
+    assert (recipe.finish.kind, recipe.finish.faces, recipe.mesh.symmetry) == ("lowpoly", 300, "x")
+    assert (Recipe().finish.kind, Recipe().mesh.symmetry) == ("smooth", "none")
+    for wrong, says in (("--finish", "Unknown finish 'shiny'; choose"), ("--symmetry", "Unknown symmetry 'shiny'")):
+        command = parse(["generate", "a ball", wrong, "shiny"])
+        assert isinstance(command, Generate)
+        with pytest.raises(UsageError, match=says):
+            check(dataclasses.replace(command.recipe, prompt="a ball"))
+
+
+def test_a_run_is_mirrored_and_finished(tmp_path: Path) -> None:
+    """Two spheres beside each other, of two colours: the larger is kept, on both sides, in its one colour."""
+    meshes = [trimesh.creation.icosphere(4, r) for r in (0.3, 0.2)]
+    meshes[0].apply_translation((0.4, 0, 0)), meshes[1].apply_translation((-0.4, 0, 0))
+    v, f = of_trimesh(trimesh.util.concatenate(meshes))
+
+    def sided(p: Tensor) -> Tensor:
+        return torch.where(p[:, :1] > 0, RED, GREEN)
+
+    recipe = Recipe("two balls", mesh=MeshRecipe(symmetry="x"), finish=FinishRecipe("lowpoly", faces=200))
+    run = create_run(recipe, tmp_path / "run")
+    job = Work(recipe, run, Progress(quiet=True), Clock(), lambda: False, None, torch.device("cpu"))  # type: ignore[arg-type]
+    shape, found = mirror(job, Shape(v, f, sided, sided))
+    about, _ = export(job, shape)
+    assert 0 <= found < 0.8
+    assert job.progress.notes == [f"The shape was {found:.0%} symmetric across x = 0; its +X half is mirrored."]
+    mesh = read_glb(job.run.folder / "mesh.glb")
+    assert len(mesh.faces) == about["faces"] == 200 and about["colors"] == 1
+    assert float(mesh.vertices[:, 0].min()) < -0.65 and float(mesh.vertices[:, 0].max()) > 0.65
+    texel = mesh.texture[4, 4].float() / 255
+    assert float((texel - RED).abs().max()) < 0.01
