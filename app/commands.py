@@ -111,7 +111,10 @@ CLEARER = (  # tyro's words, and ours
     (r"Unrecognized options: (.*)", r"There is no option \1"),
 )
 RUN = ("preset", "method", "seed", "init", "best_of", "guide.negative")
-RESULT = ("mesh.faces", "texture.size", "export.format", "export.size", "prior", "device", "precision")
+RESULT = (
+    *("finish.kind", "mesh.faces", "mesh.symmetry", "texture.size", "export.format", "export.size"),
+    *("prior", "device", "precision"),
+)
 
 
 def recipe_paths(*names: str) -> tuple[str, ...]:

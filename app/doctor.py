@@ -29,16 +29,18 @@ class Finding:
 
 def compile_everything() -> None:
     """Compile the CPU kernels into numba's cache, so that no run waits for it."""
-    from app.export import crossing, preview_cpu
-    from renderers import decimate, snapshot, volume_cpu
+    from app.export import crossing, lowpoly, preview_cpu
+    from renderers import decimate, parts, snapshot, volume_cpu
     from renderers.raster import cpu
 
     snapshot.compile_kernels()
     decimate.compile_kernels()
+    parts.compile_kernels()
     volume_cpu.compile_kernels()
     cpu.compile_kernels()
     preview_cpu.compile_kernels()
     crossing.compile_kernels()
+    lowpoly.compile_kernels()
 
 
 def examine() -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from app.run.work import Clock, Work, choose_device, metadata, plan
 from app.stages.asset import export
 from app.stages.distil import distil
 from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
+from app.stages.mirror import mirror
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
 from app.stages.sample import direct_cameras, picture_views, sample
@@ -109,9 +110,10 @@ def _generate(
     shape = candidates[best].shape
     assert shape is not None
 
-    charts, reproduced, measured = export(job, shape)
+    shape, symmetric = mirror(job, shape)
+    about, reproduced, measured = export(job, shape)
     result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
-    result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": charts}
+    result["mesh"] = about | {"symmetry": symmetric}
     result["report"] = measured
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}

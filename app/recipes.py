@@ -28,6 +28,8 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
+SYMMETRIES = ("none", "x")
+FINISHES = ("smooth", "lowpoly")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
@@ -101,6 +103,8 @@ class MeshRecipe:
     """Triangles kept by decimation."""
     keep: float = 0.02
     """Loose parts with a smaller share of the faces than this are dropped."""
+    symmetry: Annotated[str, one_of(*SYMMETRIES), arg(aliases=("--symmetry",))] = "none"
+    """x: cut the result at x = 0 and mirror the half with more surface, colours too."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,20 @@ class DirectRecipe:
     """Weight of 1 - cosine between the normals of neighbouring faces."""
     sharpness: float = 4.0
     """Power of the cosine by which a view counts in the texture."""
+
+
+@dataclass(frozen=True)
+class FinishRecipe:
+    """What the result looks like, whatever made it."""
+
+    kind: Annotated[str, one_of(*FINISHES), arg(aliases=("--finish",))] = "smooth"
+    """smooth: a baked texture. lowpoly: few flat faces, each of one colour from a small palette."""
+    faces: int = 1000
+    """lowpoly: triangles kept, or fewer where --mesh.faces is less."""
+    colors: int = 10
+    """lowpoly: colours of the palette at most."""
+    patch: float = 0.01
+    """lowpoly: about how wide (world units) a patch must be to have a colour of its own."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +275,7 @@ class Recipe:
     picture: Annotated[PictureRecipe, Suppress] = dataclasses.field(default_factory=PictureRecipe)
     texture: TextureRecipe = dataclasses.field(default_factory=TextureRecipe)
     export: ExportRecipe = dataclasses.field(default_factory=ExportRecipe)
+    finish: FinishRecipe = dataclasses.field(default_factory=FinishRecipe)
 
 
 def preset(name: str, prompt: str = "") -> Recipe:
@@ -320,6 +339,8 @@ def check(recipe: Recipe) -> None:
         (recipe.precision, PRECISIONS, "precision"),
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.init, INITS, "init"),
+        (recipe.mesh.symmetry, SYMMETRIES, "symmetry"),
+        (recipe.finish.kind, FINISHES, "finish"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.picture.holes, HOLES, "choice of holes"),

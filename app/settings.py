@@ -23,10 +23,12 @@ from app.recipes import (
     ANNEALS,
     BACKGROUNDS,
     DEVICES,
+    FINISHES,
     HOLES,
     INITS,
     MAX_PROMPT,
     PRECISIONS,
+    SYMMETRIES,
     PictureRecipe,
     Recipe,
 )
@@ -51,6 +53,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guide.weight": WEIGHT_NAMES,
     "guide.cfg.kind": CFG_KINDS,
     "fdistill.divergence": DIVERGENCES,
+    "mesh.symmetry": SYMMETRIES,
+    "finish.kind": FINISHES,
     "picture.background": BACKGROUNDS,
     "picture.holes": HOLES,
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from renderers.cleanup import repair, watertight
 from renderers.isosurface import signed_volume
+from renderers.parts import Cleaned, clean, drop_hidden, drop_small
 from renderers.topology import arrays, faults
 
 
@@ -146,3 +147,45 @@ def test_what_cannot_be_closed_is_refused_in_a_sentence() -> None:
         watertight(v, f[:0])
     with pytest.raises(ValueError, match="no face with an area"):
         watertight(torch.zeros_like(v), f)
+
+
+def ball(radius: float, at: tuple[float, float, float] = (0, 0, 0), level: int = 2) -> trimesh.Trimesh:
+    mesh = trimesh.creation.icosphere(level, radius)
+    mesh.apply_translation(at)
+    return mesh
+
+
+def test_small_parts_go_and_the_rest_stays() -> None:
+    big, speck, part = ball(0.5), ball(0.01, (0.7, 0, 0)), ball(0.1, (-0.8, 0, 0))
+    v, f, small = drop_small(*mesh_of(big, speck, part))
+    assert small == 1 and len(f) == 2 * 320 and float(v[:, 0].max()) < 0.51 and float(v[:, 0].min()) < -0.85
+    v, f = mesh_of(big)
+    assert drop_small(v, f)[1] is f
+    only = mesh_of(*(ball(0.01, (0.05 * k, 0, 0)) for k in range(2000)))
+    assert len(drop_small(*only)[1]) == 320  # each is below a thousandth: one is left
+
+
+def test_what_no_side_sees_goes() -> None:
+    """Inside one part, inside two that overlap, and a cavity's shell; not what sticks out, or lies beside."""
+    inside = ball(0.1, (0.1, 0, 0))
+    hollow = ball(0.2, (-0.2, 0, 0))
+    hollow.invert()
+    out = ball(0.2, (0, 0.5, 0))
+    beside = ball(0.1, (0, -0.9, 0))
+    v, f, hidden = drop_hidden(*mesh_of(ball(0.5, level=3), inside, hollow, out, beside))
+    assert hidden == 2 and len(f) == 1280 + 2 * 320
+    assert float(v[:, 1].max()) > 0.69 and float(v[:, 1].min()) < -0.99
+    v, f, hidden = drop_hidden(*mesh_of(ball(0.5, (-0.2, 0, 0)), ball(0.5, (0.2, 0, 0)), ball(0.3)))
+    assert hidden == 1 and len(f) == 2 * 320
+    v, f = mesh_of(ball(0.5))
+    assert drop_hidden(v, f)[1] is f
+
+
+def test_clean_says_what_it_did() -> None:
+    v, f = mesh_of(ball(0.5), ball(0.1), ball(0.01, (0.9, 0, 0)))
+    v, f, done = clean(v, f[3:])
+    assert (done.small, done.hidden) == (1, 1) and done.repaired is not None and done.repaired.holes == 1
+    assert faults(arrays(v, f)[1]).manifold
+    assert done.sentence() == "Cleaned the mesh: dropped 1 tiny part, dropped 1 hidden part, closed the surface."
+    same = clean(v, f)
+    assert same[1] is f and same[2] == Cleaned() and same[2].sentence() == ""

@@ -9,6 +9,7 @@ from app.candidates import Shape
 from app.errors import CollapseError, MissingError
 from app.export.bake import bake
 from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.lowpoly import low_poly, surface_colors
 from app.export.size import parse_formats, parse_size
 from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
@@ -19,18 +20,17 @@ from app.text import shown
 from renderers.raster import RasterizeCpuContext, make_context
 
 
-def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-    """Unwrap, bake, write mesh.glb, read it back, measure, convert and picture what was read. Returns the number of
-    charts, how well each picture is reproduced, and the report."""
+def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, float]], dict[str, Any]]:
+    """Finish, write mesh.glb, read it back, measure, convert and picture what was read. Returns what metadata.json
+    says of the mesh, how well each picture is reproduced, and the report."""
     recipe, run, progress, clock = job.recipe, job.run, job.progress, job.clock
     reproduced: list[dict[str, float]] = []
     job.pause("the texture")
     bar = progress.stage("texture", 4)
-    mesh, charts = surface(job, shape)
+    made, told = surface(job, shape)
     bar.update(2)
     glb = run.folder / "mesh.glb"
-    with clock.part("bake"):
-        write_glb(glb, mesh, extras=about(recipe))
+    write_glb(glb, made, extras=origin(recipe))
     asset = read_glb(glb)
     with clock.part("files"):
         measured, failed = others(job, asset)
@@ -52,24 +52,43 @@ def export(job: Work, shape: Shape) -> tuple[int, list[dict[str, float]], dict[s
     bar.close()
     if failed:
         raise CollapseError(f"{failed} The mesh is in {glb}.")
-    return charts, reproduced, measured
+    return told, reproduced, measured
 
 
-def surface(job: Work, shape: Shape) -> tuple[TexturedMesh, int]:
-    """The shape with its atlas, and the number of charts. CollapseError where it cannot be unwrapped."""
+def surface(job: Work, shape: Shape) -> tuple[TexturedMesh, dict[str, Any]]:
+    """The shape with its finish, and what metadata.json says of it."""
+    if job.recipe.finish.kind == "lowpoly":
+        with job.clock.part("finish"):
+            return lowpoly(shape, job.recipe)
+    return smooth(job, shape)
+
+
+def smooth(job: Work, shape: Shape) -> tuple[TexturedMesh, dict[str, Any]]:
+    """Unwrapped and baked. CollapseError where it cannot be unwrapped."""
     size = job.recipe.texture.size
-    context = make_context(shape.vertices.device)
     with job.clock.part("unwrap"):
         try:
             unwrapped = unwrap(shape.vertices, shape.faces, size)
         except (UnwrapError, ValueError) as e:
             raise CollapseError(str(e)) from e
     with job.clock.part("bake"):
+        context = make_context(shape.vertices.device)
         texture = bake(context, shape.texture, unwrapped, size, shape.attributes)
-    return textured(unwrapped, texture), unwrapped.charts
+    about = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": unwrapped.charts}
+    return textured(unwrapped, texture), about
 
 
-def about(recipe: Recipe) -> dict[str, Any]:
+def lowpoly(shape: Shape, recipe: Recipe) -> tuple[TexturedMesh, dict[str, Any]]:
+    """Few flat faces, each of one colour (app/export/lowpoly.py)."""
+    r = recipe.finish
+    _, colors = surface_colors(shape.vertices, shape.faces, shape.texture, shape.attributes)
+    faces = min(r.faces, recipe.mesh.faces)
+    made = low_poly(shape.vertices, shape.faces, colors, faces, r.colors, r.patch)
+    about = {"vertices": len(made.mesh.vertices), "faces": len(made.mesh.faces), "colors": len(made.colors)}
+    return made.mesh, about
+
+
+def origin(recipe: Recipe) -> dict[str, Any]:
     """What a GLB says of its origin."""
     said = {"prompt": recipe.prompt, "seed": recipe.seed, "method": recipe.method}
     return said | {"prior": shown(recipe.prior, 1000)}

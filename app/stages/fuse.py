@@ -29,6 +29,7 @@ from renderers.frames import normals
 from renderers.hull import carve
 from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
+from renderers.parts import clean
 from renderers.precondition import LargeSteps
 from renderers.raster import Topology, antialias_construct_topology_hash, make_context
 
@@ -183,7 +184,8 @@ def fuse_step(
 def finish(vertices: Tensor, faces: Tensor, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
     """The fitted mesh, decimated to `recipe.faces`. CollapseError where nothing is left."""
     try:
-        v, f = decimate(*keep_largest_components(vertices, faces, recipe.keep), recipe.faces)
+        v, f, _ = clean(*keep_largest_components(vertices, faces, recipe.keep))
+        v, f = decimate(v, f, recipe.faces)
     except EmptyMeshError as e:
         raise CollapseError(f"The fused mesh is empty: {e}. Try another --seed.") from e
     return v.to(vertices.device), f.to(vertices.device)

@@ -25,6 +25,7 @@ from renderers.decimate import decimate
 from renderers.fields import GridField, smoothness
 from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
+from renderers.parts import clean
 from renderers.raster import antialias_construct_topology_hash, make_context
 
 
@@ -33,7 +34,7 @@ def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
     none."""
     try:
         vertices, faces = density_to_mesh(field, resolution=recipe.resolution)
-        vertices, faces = keep_largest_components(vertices, faces, recipe.keep)
+        vertices, faces, _ = clean(*keep_largest_components(vertices, faces, recipe.keep))
         return decimate(vertices, faces, recipe.faces)
     except EmptyMeshError as e:
         raise CollapseError(f"The mesh is empty: {e}. Try another --seed or more --field.steps.") from e
