@@ -27,6 +27,16 @@ SCORE_ELEVATION = 15.0  # degrees
 
 
 @dataclass(frozen=True)
+class Own:
+    """A shape that stands elsewhere than in the unit sphere: `vertices` (V, 3) in its own place and scale. normals
+    (V, 3) and uv (V, 2) of the file, where they are kept."""
+
+    vertices: Tensor
+    normals: Tensor | None = None
+    uv: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Shape:
     """A finished surface. vertices (V, 3), faces (F, 3). color: what render_mesh takes, (V, 3) or a function of
     points. texture: what app/export/bake.py takes, a colour function of points and `attributes` (V, K), or None."""
@@ -38,6 +48,10 @@ class Shape:
     attributes: Tensor | None = None
     light: Tensor | None = None
     """(K, 1, S, S) in the pictures it was made from."""
+    dense: tuple[Tensor, Tensor] | None = None
+    """(vertices (V, 3), faces (F, 3)) from before decimation, for a normal map."""
+    own: Own | None = None
+    """Of a mesh of one's own: what of it is written."""
 
     @torch.no_grad()
     def frames(self, cameras: Cameras, size: int) -> Tensor:
@@ -49,12 +63,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Fused:
-    """What direct made: the shape, its fusion residual, what its frames were drawn from and, of pictures, their views
+    """What direct made: the shape, its fusion residual, what its frames were drawn from (None: a mesh of
+    one's own) and, of pictures, their views
     without light (K, 7, S, S)."""
 
     shape: Shape
     residual: float
-    drawn: Drawn
+    drawn: Drawn | None
     target: Tensor | None = None
 
 

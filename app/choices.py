@@ -13,8 +13,8 @@ from tyro.conf import arg
 completing: ContextVar[bool] = ContextVar("completing", default=False)
 
 
-def one_of(*names: str) -> Any:
-    """What stands beside `str` in a field's Annotated."""
+def one_of(*names: str, more: str = "") -> Any:
+    """What stands beside `str` in a field's Annotated. `more`: what else it may be."""
 
     def kind() -> Any:
         return Literal[names] if completing.get() else str
@@ -23,7 +23,7 @@ def one_of(*names: str) -> Any:
         return f"(default: {default.strip('[]').strip(chr(39))})"
 
     return arg(
-        metavar="{" + ",".join(names) + "}",
+        metavar="{" + ",".join(names) + "}" + (f"|{more}" if more else ""),
         constructor_factory=kind,
         help_behavior_hint=hint,
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
-from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
+from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, Texture, parse
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
+from app.export.mesh_files import check_file
 from app.meshes.options import Export, Inspect
-from app.recipes import Recipe, check, load_recipe, preset, tidied
+from app.recipes import INITS, Recipe, check, load_recipe, preset, tidied
 from app.startup import carry_out, loading, ready
 from app.streams import flushed, ignore_hangup, outlive
 from app.text import to_json
@@ -48,8 +50,30 @@ def run_generate(a: Generate) -> int:
         recipe = tidied(dataclasses.replace(a.recipe, prompt=a.prompt))
         check(recipe)
         run = None
+        if recipe.init not in INITS:
+            return run_from_mesh(recipe, a.out, a.json)
     clock = begin(recipe)
     return finish(recipe, run or create_run(recipe, a.out), clock, a.json)
+
+
+def run_texture(a: Texture) -> int:
+    recipe = tidied(dataclasses.replace(a.recipe, prompt=a.prompt, init=str(a.mesh), paint=True))
+    if a.recipe.init != "ball":
+        raise UsageError("What is painted is the mesh that is named first; leave --init out.")
+    check_file(a.mesh)
+    check(recipe)
+    return run_from_mesh(recipe, a.out, a.json)
+
+
+def run_from_mesh(recipe: Recipe, out: Path | None, as_json: bool) -> int:
+    """A run that starts from the mesh file `recipe.init`."""
+    check_file(Path(recipe.init))  # before torch loads
+    clock = begin(recipe)
+    with clock.part("mesh_in"):
+        from app.own_mesh import prepare
+
+        run = prepare(recipe, out)
+    return finish(recipe, run, clock, as_json)
 
 
 def run_reconstruct(a: Reconstruct) -> int:
@@ -84,7 +108,9 @@ def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
             f"{files['mesh.glb']}  ({m['faces']} triangles, {result['seconds']['total']:.0f} s, "
             f"{result['peak_memory_mb']} MB)\n"
         )
-        shown = [p for n, p in files.items() if n not in ("mesh.glb", "mesh.mtl", "mesh.png", *TOLD)]
+        shown = [
+            p for n, p in files.items() if n not in ("mesh.glb", "mesh.mtl", "mesh.png", "mesh-normals.png", *TOLD)
+        ]
         sys.stdout.write("".join(f"{p}\n" for p in shown))
     return 0
 
@@ -131,6 +157,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
             code = run_generate(a)
         elif isinstance(a, Reconstruct):
             code = run_reconstruct(a)
+        elif isinstance(a, Texture):
+            code = run_texture(a)
         elif isinstance(a, Batch):
             from app.batch.command import run_batch
 

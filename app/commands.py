@@ -24,7 +24,7 @@ from app.errors import UsageError
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
 from app.meshes.options import Export, Inspect
-from app.recipes import PictureRecipe, Recipe, picture_preset, preset
+from app.recipes import PictureRecipe, Recipe, paint_preset, picture_preset, preset
 from app.usage import Page, overview, page
 from app.web.options import Serve
 
@@ -62,6 +62,21 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
+class Texture:
+    """Paint a mesh file of one's own after a prompt; its geometry stays as it is."""
+
+    mesh: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MESH")]
+    """A GLB, glTF, OBJ, PLY, STL, OFF or 3MF file. Its front faces +Z, as in glTF."""
+    prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROMPT")]
+    """What it is, and in which colours, in English."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: paint_preset("draft"))
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """The run folder: new or empty. Default: runs/PROMPT-TIME. `polymode generate --resume` continues it."""
+    json: bool = False
+    """Print the result, or the error, as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
 class Models:
     """What priors there are, their licence, and whether their weights are on disk."""
 
@@ -90,6 +105,7 @@ class Completion:
 Command = (
     Generate
     | Reconstruct
+    | Texture
     | Batch
     | Compare
     | Evaluate
@@ -155,6 +171,23 @@ def pages(argv: list[str]) -> dict[str, Page]:
                 ('photo.jpg --prompt "a red mushroom"', "say what it is"),
                 ("photo.jpg --background key", "the background has one colour"),
                 ("photo.jpg --method sds", "grow it on by score distillation"),
+            ),
+            priors,
+        ),
+        Page(
+            "texture",
+            Texture,
+            Texture(Path(), "", recipe=named_preset(argv, paint_preset)),
+            (
+                *("mesh", "prompt", "out"),
+                *recipe_paths("preset", "method", "seed", "best_of", "guide.negative", "texture.size", "prior"),
+                *recipe_paths("device", "precision"),
+                "json",
+            ),
+            (
+                ('car.glb "a red sports car"', "the prior's colours for its normals, a few seconds"),
+                ('car.glb "a red sports car" --direct.views 8 --seed 3', "from eight sides"),
+                ('car.glb "a red sports car" --method sds', "by score distillation"),
             ),
             priors,
         ),

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from app.candidates import Candidate, Fused, Shape, candidate_seeds, choose, fusion_residual, own_score
+from app.candidates import Candidate, Fused, Own, Shape, candidate_seeds, choose, fusion_residual, own_score
 from app.errors import CollapseError, UsageError, UserError, disk_errors
 from app.export.preview import save_png
 from app.export.size import parse_formats, require_formats
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
-from app.recipes import Recipe
+from app.recipes import INITS, Recipe
 from app.run.folder import Run, generators
 from app.run.live import Look
 from app.run.progress import Progress
@@ -187,7 +187,13 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
     recipe, tag = job.recipe, f"-{k}" if k else ""
     streams = generators(seed)
     try:
-        if recipe.method == DIRECT:
+        if recipe.paint:
+            from app.stages.repaint import repaint
+
+            shape, residual = repaint(job, tag, seed, streams), None
+        elif recipe.init not in INITS:
+            shape, residual = grown(job, tag, seed, streams), None
+        elif recipe.method == DIRECT:
             fused = direct(job, tag, streams)
             shape, residual = fused.shape, fused.residual
         elif recipe.init == DIRECT:
@@ -208,6 +214,20 @@ def candidate(job: Work, k: int, seed: int) -> Candidate:
         save_png(job.run.candidates / f"{k:02d}.png", [pictures[:, :3], pictures[:, 4:]])
     job.run.event("candidate", candidate=k, seed=seed, residual=residual, score=score)
     return Candidate(seed, shape, residual, score)
+
+
+def grown(job: Work, tag: str, seed: int, streams: dict[str, torch.Generator]) -> Shape:
+    """Distilled from a mesh of one's own, and put back to its place and scale."""
+    from app.own_mesh import dense, load, placed, solid
+
+    own = placed(load(job.run))
+    solid(own, job.recipe)
+    for note in own.mesh.notes:
+        job.progress.note(note)
+    points, faces, colors = (x.to(job.device) for x in dense(own, 2 / job.recipe.field.resolution))
+    start = Shape(points, faces, colors, lambda p: p)
+    shape = distil(job, tag, seed, streams, Fused(start, 0.0, None))
+    return dataclasses.replace(shape, own=Own(own.back(shape.vertices)))
 
 
 def direct(job: Work, tag: str, streams: dict[str, torch.Generator]) -> Fused:
@@ -271,6 +291,7 @@ def fuse(
         vertices = state.parameters["vertices"].detach()
     job.pause("the texture")
     with job.clock.part("project"):
+        dense = vertices, faces
         vertices, faces = finish(vertices, faces, recipe.mesh)
         projector = make_projector(frames, cameras, vertices, faces, r.sharpness, r.level)
         if fine is not None and job.references is not None:
@@ -278,7 +299,7 @@ def fuse(
             projector = dataclasses.replace(projector, over=over)
         colors = vertex_colors(projector, vertices, faces)
         attributes = torch.cat([vertex_normals(vertices, faces), colors], 1)
-        return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
+        return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes, dense=dense)
 
 
 def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:

@@ -17,6 +17,7 @@ from tyro.conf import Suppress, arg
 
 from app.choices import one_of
 from app.errors import UsageError
+from app.export.mesh_files import KINDS, is_mesh_name
 from app.export.size import FORMATS, parse_formats, parse_size
 from app.methods import DIRECT, NAMES, Methods
 from app.ranges import check_numbers
@@ -199,6 +200,10 @@ class TextureRecipe:
 
     size: Annotated[int, arg(aliases=("--texture-size",))] = 1024
     """Texels along each side of the atlas."""
+    normals: bool = False
+    """A normal map of the dense mesh, from before decimation, beside the base colour."""
+    clean: bool = False
+    """`polymode texture`: show the prior the mesh's normals without noise, instead of as noisy as the colours."""
 
 
 @dataclass(frozen=True)
@@ -254,8 +259,11 @@ class Recipe:
     """The diffusion prior: an alias of `polymode models list`, or a folder of exported weights."""
     method: Annotated[str, one_of(*NAMES)] = "sds"
     """The guidance method, or direct: the prior's samples fused in one pass."""
-    init: Annotated[str, one_of(*INITS)] = "ball"
-    """What a distillation grows from: ball (grey), or direct (the direct method's result, --direct.* its numbers)."""
+    init: Annotated[str, one_of(*INITS, more="FILE")] = "ball"
+    """What a distillation grows from: ball (grey), direct (the direct method's result, --direct.* its numbers), or a
+    mesh file of one's own, to whose place and scale the result is put back."""
+    paint: Annotated[bool, Suppress] = False
+    """`polymode texture`: the geometry of the mesh file `init` stays as it is, and is painted."""
     best_of: int = 1
     """Candidates, from seeds drawn from --seed; the best by fusion residual and the prior's own score is kept.
     Each costs a whole run up to the texture."""
@@ -316,6 +324,11 @@ def picture_preset(name: str) -> Recipe:
     )
 
 
+def paint_preset(name: str) -> Recipe:
+    """The recipe of a preset for `polymode texture`."""
+    return dataclasses.replace(preset(name), method=DIRECT)
+
+
 def tidied(recipe: Recipe) -> Recipe:
     """`recipe` with its prompts on one line, their spaces plain and single (app/text.py)."""
     guide = dataclasses.replace(recipe.guide, negative=tidy(recipe.guide.negative))
@@ -338,7 +351,6 @@ def check(recipe: Recipe) -> None:
         (recipe.device, DEVICES, "device"),
         (recipe.precision, PRECISIONS, "precision"),
         (recipe.field.anneal, ANNEALS, "anneal"),
-        (recipe.init, INITS, "init"),
         (recipe.mesh.symmetry, SYMMETRIES, "symmetry"),
         (recipe.finish.kind, FINISHES, "finish"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
@@ -349,7 +361,11 @@ def check(recipe: Recipe) -> None:
     ):
         if value not in allowed:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
-    if recipe.method == DIRECT and recipe.init != "ball":
+    if recipe.init not in INITS and not is_mesh_name(recipe.init):
+        raise UsageError(f"Unknown init {recipe.init!r}; choose {_either(INITS)}, or a mesh file ({KINDS}).")
+    if recipe.paint and (recipe.init in INITS or recipe.picture.count):
+        raise UsageError("What is painted is a mesh file; give one, and no pictures.")
+    if recipe.method == DIRECT and recipe.init != "ball" and not recipe.paint:
         raise UsageError("--method direct starts from nothing; leave --init out, or choose another method.")
     g = recipe.guide
     if recipe.method != DIRECT and g.cfg.kind == "perp-neg" and not g.view_words and not visible(g.negative):

@@ -12,7 +12,7 @@ from pathlib import Path
 from app.errors import UsageError
 from app.methods import DIRECT
 from app.pictures.intake import check_angles, store, take
-from app.recipes import Recipe, check, tidied
+from app.recipes import INITS, Recipe, check, tidied
 from app.run.folder import Run, create_run
 
 MAX_PICTURES = 8
@@ -23,6 +23,8 @@ def picture_recipe(recipe: Recipe, count: int) -> Recipe:
     run."""
     if not 1 <= count <= MAX_PICTURES:
         raise UsageError(f"{count} pictures were given; give 1 to {MAX_PICTURES} pictures of one object.")
+    if recipe.init not in INITS:
+        raise UsageError("A reconstruction starts from its pictures; leave --init out.")
     out = dataclasses.replace(
         tidied(recipe),
         picture=dataclasses.replace(recipe.picture, count=count),

@@ -43,6 +43,7 @@ OWN = (
     "seed",
     "methods",
     "picture",
+    "paint",
 )  # have controls of their own, or are groups
 NOT_OFFERED = ("count", "rembg_model", "azimuth", "elevation", "background")  # of a picture: set by the page itself
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import fast_simplification
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -21,11 +23,13 @@ from torch import Tensor
 
 from app.export.bake import bake, texel_points
 from app.export.glb import TexturedMesh, read_glb, textured, write_glb
-from app.export.unwrap import UnwrapError, Unwrapped, unwrap
+from app.export.preview import sample_texture
+from app.export.unwrap import UnwrapError, Unwrapped, box_unwrap, make_atlas, own_atlas, unwrap
 from app.export.xatlas_worker import folded
 from renderers.raster import make_context
 
 SIZE = 512
+BOX = 256
 FACES = 5000
 CTX = make_context("cpu")
 
@@ -146,6 +150,13 @@ def test_unwrap_is_deterministic(blob: tuple[Tensor, Tensor], atlas: Unwrapped) 
     assert torch.equal(again.uv, atlas.uv) and torch.equal(again.faces, atlas.faces)
 
 
+def test_a_mesh_without_area_gets_no_atlas_at_all(blob: tuple[Tensor, Tensor]) -> None:
+    line = blob[0] * torch.tensor([1.0, 0, 0])
+    with pytest.raises(ValueError, match="no area") as error:
+        make_atlas(line, blob[1])
+    assert one_sentence(error)
+
+
 def test_unwrap_refuses_in_one_sentence(blob: tuple[Tensor, Tensor]) -> None:
     vertices, faces = blob
     with pytest.raises(UnwrapError, match="simplify") as error:
@@ -160,6 +171,140 @@ def test_unwrap_refuses_in_one_sentence(blob: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UnwrapError, match="do not fit") as error:
         unwrap(vertices, faces, atlas_size=8)
     assert one_sentence(error)
+
+
+def noise(side: int) -> tuple[Tensor, Tensor]:
+    """Marching cubes of white noise: nothing but crumbs and tunnels, on which xatlas takes minutes."""
+    values = np.random.default_rng(5).normal(size=(side,) * 3)
+    vertices, faces, _, _ = marching_cubes(values, 0.0)
+    return torch.from_numpy(vertices.astype(np.float32) / side), torch.from_numpy(faces.astype(np.int32))
+
+
+@pytest.mark.parametrize("why", ["a really slow mesh", "too many faces", "charts that do not fit", "a crash"])
+def test_where_xatlas_fails_box_projection_is_taken_and_says_why(
+    why: str, blob: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = time.perf_counter()
+    if why == "a really slow mesh":
+        mesh = noise(25)
+        assert len(mesh[1]) > 30_000
+        found, said = make_atlas(*mesh, atlas_size=SIZE, time_limit=2.0), "in 2 s"
+        assert time.perf_counter() - start < 60, "the limit holds"
+    elif why == "too many faces":
+        mesh = blob
+        found, said = make_atlas(*mesh, atlas_size=SIZE, face_budget=1000), "up to 1000"
+    elif why == "a crash":  # a process that dies as native code does
+        monkeypatch.setattr("app.export.unwrap._WORKER", "import os; os.abort()")
+        mesh = blob
+        found, said = make_atlas(*mesh, atlas_size=SIZE), "it ended with code -6"
+        monkeypatch.undo()
+    else:
+        mesh = noise(10)
+        found, said = make_atlas(*mesh, atlas_size=32), "do not fit"
+    assert found.how == "box" and said in found.reason and found.reason.endswith(".")
+    assert torch.equal(found.vmapping[found.faces.long()], mesh[1].long())
+    assert torch.equal(found.vertices, mesh[0][found.vmapping])
+    assert 0 <= float(found.uv.min()) and float(found.uv.max()) <= 1
+    assert make_atlas(*blob, atlas_size=SIZE).how == "xatlas"
+
+
+def helix(turns: int = 3, steps: int = 40) -> tuple[Tensor, Tensor]:
+    """A spiral ramp: one smooth surface whose projection from above covers itself."""
+    angle = np.linspace(0, 2 * np.pi * turns, turns * steps)
+    rings = [np.stack([r * np.cos(angle), 0.1 * angle, -r * np.sin(angle)], 1) for r in (0.5, 1.0)]
+    vertices, n = np.concatenate(rings).astype(np.float32), len(angle)
+    a, b = np.arange(n - 1), np.arange(n, 2 * n - 1)
+    faces = np.concatenate([np.stack([a, b, a + 1], 1), np.stack([a + 1, b, b + 1], 1)])
+    return torch.from_numpy(vertices), torch.from_numpy(faces.astype(np.int32))
+
+
+@pytest.mark.parametrize("shape", ["blob", "ripples", "helix", "doubled faces", "degenerate faces"])
+def test_box_projection_never_overlaps(shape: str, blob: tuple[Tensor, Tensor]) -> None:
+    vertices, faces = helix() if shape == "helix" else surface(3, 0.03) if shape == "ripples" else blob
+    if shape == "doubled faces":
+        faces = torch.cat([faces, faces[:50]])
+    elif shape == "degenerate faces":
+        faces = torch.cat([faces, faces[:20, [0, 0, 1]], faces[:20, [2, 2, 2]]])
+    found = box_unwrap(vertices, faces, BOX)
+    cells, face, _ = covered(found, 2 * BOX)
+    flat = cells[:, 0] * 2 * BOX + cells[:, 1]
+    assert len(np.unique(flat)) == len(flat) > 0.5 * BOX**2
+    cells, face, _ = covered(found, BOX)
+    label = np.full((BOX + 6, BOX + 6), -1)
+    label[cells[:, 0] + 3, cells[:, 1] + 3] = charts(found)[face]
+    centre = label[3:-3, 3:-3]
+    for dy, dx in np.ndindex(7, 7):  # closer than the padding of 4
+        other = label[dy : dy + BOX, dx : dx + BOX]
+        assert not ((centre >= 0) & (other >= 0) & (other != centre)).any()
+    if shape == "blob":
+        assert found.charts < 40
+    # no face is squeezed: along the nearest axis a face keeps at least 0.3 of its area
+    p, q = vertices[faces.long()].double(), F.pad(found.uv[found.faces.long()].double(), (0, 1))
+    areas = [torch.linalg.cross(x[:, 1] - x[:, 0], x[:, 2] - x[:, 0]).norm(dim=1) for x in (p, q)]
+    real = areas[0] > 1e-9
+    ratio = areas[1][real] / areas[0][real]
+    assert float(ratio.min()) > 0.25 * float(ratio.max())
+    assert not bool(bake(CTX, paint, found, 64).eq(0).all())
+
+
+def test_own_coordinates_are_taken_only_where_they_hold_a_texture(atlas: Unwrapped) -> None:
+    mesh = (atlas.vertices, atlas.faces)
+    kept = own_atlas(*mesh, atlas.uv, SIZE)
+    assert kept is not None and kept.how == "own" and kept.charts == atlas.charts
+    assert torch.equal(kept.uv, atlas.uv) and torch.equal(kept.faces, atlas.faces)
+    assert own_atlas(*mesh, 2 * atlas.uv, SIZE) is None, "outside the picture"
+    assert own_atlas(*mesh, atlas.uv.round(), SIZE) is None, "a palette's points"
+    folded_over = (atlas.uv - 0.5).abs()
+    assert own_atlas(*mesh, folded_over, SIZE) is None, "overlapping"
+    assert own_atlas(*mesh, torch.full_like(atlas.uv, torch.nan), SIZE) is None
+
+
+def mips(picture: NDArray) -> list[NDArray]:
+    """The levels that a viewer makes, by averaging 2 x 2, down to 8 x 8; (S, S, 3) float."""
+    levels = [picture.astype(np.float64)]
+    while len(levels[-1]) > 8:
+        levels.append(levels[-1].reshape(len(levels[-1]) // 2, 2, -1, 2, 3).mean((1, 3)))
+    return levels
+
+
+@pytest.mark.parametrize("how", ["xatlas", "box"])
+def test_no_background_bleeds_into_any_mip_level(how: str, blob: tuple[Tensor, Tensor], atlas: Unwrapped) -> None:
+    found = atlas if how == "xatlas" else box_unwrap(*blob, SIZE)
+
+    def red(points: Tensor) -> Tensor:
+        return torch.tensor([0.8, 0.1, 0.2]).expand(len(points), 3)
+
+    for level in mips(bake(CTX, red, found, SIZE).numpy()):
+        assert np.abs(level - np.array([204, 26, 51])).max() < 1, f"background in the level of {len(level)} texels"
+
+    # and neighbours' colours stay away: what a chart's border reads in a level is near its own colour
+    picture = bake(CTX, paint, found, SIZE).numpy()
+    points = found.vertices[found.faces.long()].mean(1)
+    uv, truth = found.uv[found.faces.long()].mean(1), paint(points)
+    for level, allowed in zip(mips(picture)[:4], (0.02, 0.03, 0.05, 0.09), strict=False):
+        read = sample_texture(torch.from_numpy(level).float().permute(2, 0, 1) / 255, uv)
+        assert float((read - truth).abs().mean()) < allowed
+
+
+@pytest.mark.parametrize("how", ["xatlas", "box"])
+def test_both_sides_of_a_seam_read_the_same_colour(how: str, blob: tuple[Tensor, Tensor], atlas: Unwrapped) -> None:
+    """Along every edge that two charts share: what bilinear filtering reads on one side against the other."""
+    found = atlas if how == "xatlas" else box_unwrap(*blob, SIZE)
+    picture = bake(CTX, paint, found, SIZE).permute(2, 0, 1).float() / 255
+    split = found.faces.long()
+    ends = torch.stack([split, split.roll(-1, 1)], 2).reshape(-1, 2)
+    whole = found.vmapping[ends]
+    order = whole[:, 0] > whole[:, 1]  # both sides of an edge in the same direction
+    ends[order] = ends[order].flip(1)
+    key = whole.amin(1) * len(blob[0]) + whole.amax(1)
+    by = key.argsort()
+    one, other = ends[by][:-1], ends[by][1:]
+    seam = (key[by][1:] == key[by][:-1]) & (one != other).any(1)
+    assert int(seam.sum()) > 100
+    for along in (0.25, 0.5, 0.75):
+        uv = [(1 - along) * found.uv[e[seam, 0]] + along * found.uv[e[seam, 1]] for e in (one, other)]
+        difference = (sample_texture(picture, uv[0]) - sample_texture(picture, uv[1])).abs()
+        assert float(difference.mean()) < 0.008 and float(difference.quantile(0.99)) < 0.04, difference.quantile(0.99)
 
 
 @pytest.mark.parametrize("what", ["empty", "nan", "index", "shape"])

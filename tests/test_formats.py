@@ -62,7 +62,7 @@ def wedge(colors: bool = False) -> TexturedMesh:
         torch.from_numpy(np.float32(uv)),
         torch.from_numpy(np.float32(normals)),
         torch.from_numpy(white if colors else texture),
-        torch.from_numpy(np.uint8(tints)) if colors else None,
+        colors=torch.from_numpy(np.uint8(tints)) if colors else None,
     )
 
 
@@ -144,7 +144,8 @@ def test_an_obj_is_closed_however_many_charts_it_has(tmp_path: Path) -> None:
     )
     assert faults(corners).manifold
     assert "mtllib a_b.mtl" in text and {p.name for p in files_of(tmp_path / "a b.obj")} == {
-        p.name for p in tmp_path.iterdir()
+        "a_b-normals.png",
+        *(p.name for p in tmp_path.iterdir()),
     }
     material = (tmp_path / "a_b.mtl").read_text()
     assert "newmtl base_colour\n" in material and "map_Kd a_b.png" in material and "Pr 0.9" in material
@@ -228,6 +229,26 @@ def test_a_usdz_is_in_metres_and_has_its_picture(tmp_path: Path) -> None:
     assert shader.GetInput("roughness").Get() == pytest.approx(0.9) and shader.GetInput("metallic").Get() == 0
 
 
+def test_a_normal_map_goes_along_where_the_format_has_one(tmp_path: Path) -> None:
+    flat = torch.tensor([[[128, 128, 255]]], dtype=torch.uint8).repeat(8, 8, 1)
+    tangents = torch.tensor([1.0, 0, 0, 1]).repeat(24, 1)
+    mesh = dataclasses.replace(wedge(), normal_map=flat, tangents=tangents)
+    write(tmp_path / "m.obj", mesh, None)
+    assert "norm m-normals.png\n" in (tmp_path / "m.mtl").read_text()
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "m-normals.png")), flat.numpy())
+    pytest.importorskip("pxr")
+    from pxr import Usd, UsdShade  # pyright: ignore[reportAttributeAccessIssue]
+
+    write(tmp_path / "m.usdz", mesh, 80.0)
+    stage: Any = Usd.Stage.Open(str(tmp_path / "m.usdz"))  # pyright: ignore[reportAttributeAccessIssue]
+    surface = UsdShade.Shader(stage.GetPrimAtPath("/Root/base_colour/surface"))  # pyright: ignore[reportAttributeAccessIssue]
+    source, _, _ = surface.GetInput("normal").GetConnectedSource()
+    reads = UsdShade.Shader(source.GetPrim())  # pyright: ignore[reportAttributeAccessIssue]
+    assert reads.GetInput("file").Get().path == "normals.png" and reads.GetInput("sourceColorSpace").Get() == "raw"
+    with zipfile.ZipFile(tmp_path / "m.usdz") as z:
+        np.testing.assert_array_equal(np.asarray(Image.open(z.open("normals.png"))), flat.numpy())
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_same_mesh_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
     if kind == "usdz":
@@ -235,7 +256,7 @@ def test_the_same_mesh_gives_the_same_bytes(kind: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write(tmp_path / name / f"m.{kind}", wedge(), 80.0)
-    for path in files_of(tmp_path / "one" / f"m.{kind}"):
+    for path in (tmp_path / "one").iterdir():
         other = tmp_path / "two" / path.name
         assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
 

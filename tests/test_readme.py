@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 import polymode
 from app.batch.lines import read_lines
-from app.commands import Batch, Compare, Evaluate, Generate, Reconstruct, parse
+from app.commands import Batch, Compare, Evaluate, Generate, Reconstruct, Texture, parse
 from app.recipes import check
 from app.reconstruct import picture_recipe
 
@@ -58,6 +58,8 @@ def test_the_commands_of_the_readme_run_as_they_are_printed() -> None:
         if isinstance(a, Reconstruct):
             assert all((ROOT / p).is_file() for p in a.pictures), words
             picture_recipe(a.recipe.__class__(**{**vars(a.recipe), "picture": a.options}), len(a.pictures))
+        if isinstance(a, Texture):
+            assert str(a.mesh.parent) in made and a.mesh.name == "mesh.glb", f"{a.mesh} is not there yet"
         if isinstance(a, Batch):
             assert all(not line.error for line in read_lines(ROOT / a.lines))
         if isinstance(a, Compare):
@@ -66,7 +68,7 @@ def test_the_commands_of_the_readme_run_as_they_are_printed() -> None:
             assert a.what in made, f"{a.what} is not there yet"
         if getattr(a, "out", None) is not None:
             made.add(str(a.out))
-    assert {Generate, Reconstruct, Batch, Compare, Evaluate} <= kinds
+    assert {Generate, Reconstruct, Texture, Batch, Compare, Evaluate} <= kinds
 
 
 def test_the_readme_calls_the_library_as_it_is() -> None:

@@ -15,7 +15,7 @@ from app.export.usdz import write_usdz
 
 
 def files_of(path: Path) -> list[Path]:
-    """What `write` puts there for `path`: the file itself, of an OBJ also its MTL and PNG."""
+    """What `write` puts there for `path`: the file itself, of an OBJ also its MTL and PNGs."""
     return [path, *companions(path)] if path.suffix == ".obj" else [path]
 
 

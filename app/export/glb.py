@@ -53,6 +53,10 @@ class TexturedMesh:
     uv: Tensor
     normals: Tensor
     texture: Tensor
+    normal_map: Tensor | None = None
+    """(H, W, 3) uint8, linear: normals in the frame of `tangents` (app/export/normals.py)."""
+    tangents: Tensor | None = None
+    """(V, 4) float32: unit, and w = +-1."""
     colors: Tensor | None = None
 
 
@@ -126,6 +130,11 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         linear = (to_linear(mesh.colors.double() / 255) * 65535).round().numpy().astype("<u2")
         blobs.append(np.pad(linear, ((0, 0), (0, 1)), constant_values=65535).tobytes())
         targets.append(_ARRAY)
+    if mesh.normal_map is not None:
+        if mesh.tangents is None or mesh.tangents.shape != (len(positions), 4):
+            raise ValueError("A normal map needs tangents, one for each vertex of the mesh.")
+        blobs += [mesh.tangents.numpy().astype("<f4").tobytes(), encode_png(mesh.normal_map.numpy())]
+        targets += [_ARRAY, None]
     binary, views = b"", []
     for blob, target in zip(blobs, targets, strict=True):
         view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(blob)}
@@ -178,10 +187,16 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
     if mesh.colors is not None:
         accessors, attributes = document["accessors"], document["meshes"][0]["primitives"][0]["attributes"]
         attributes["COLOR_0"] = len(accessors)
-        view = len(views) - 1
         accessors.append(
-            {"bufferView": view, "componentType": _USHORT, "normalized": True, "count": count, "type": "VEC4"}
+            {"bufferView": 5, "componentType": _USHORT, "normalized": True, "count": count, "type": "VEC4"}
         )
+    if mesh.normal_map is not None:
+        accessors, view = document["accessors"], len(views) - 2
+        document["meshes"][0]["primitives"][0]["attributes"]["TANGENT"] = len(accessors)
+        accessors.append({"bufferView": view, "componentType": _FLOAT, "count": count, "type": "VEC4"})
+        document["images"].append({"bufferView": view + 1, "mimeType": "image/png", "name": "normals"})
+        document["textures"].append({"source": 1, "sampler": 0})
+        document["materials"][0]["normalTexture"] = {"index": 1}
     if extras:
         document["asset"]["extras"] = dict(extras)
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -207,6 +222,12 @@ def read_glb(path: Path) -> TexturedMesh:
         if "COLOR_0" in attributes:
             linear = torch.from_numpy(_accessor(document, binary, attributes["COLOR_0"])[:, :3] / 65535)
             colors = (to_srgb(linear) * 255).round().to(torch.uint8)
+        normal_map = tangents = None
+        if "normalTexture" in document["materials"][primitive["material"]] and "TANGENT" in attributes:
+            source = document["textures"][document["materials"][primitive["material"]]["normalTexture"]["index"]]
+            data = _view(document, binary, document["images"][source["source"]]["bufferView"])
+            normal_map = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+            tangents = torch.from_numpy(_accessor(document, binary, attributes["TANGENT"]))
         return TexturedMesh(
             vertices=torch.from_numpy(_accessor(document, binary, attributes["POSITION"])),
             faces=torch.from_numpy(_accessor(document, binary, primitive["indices"]).astype(np.int32).reshape(-1, 3)),
@@ -214,6 +235,8 @@ def read_glb(path: Path) -> TexturedMesh:
             normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
             texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
             colors=colors,
+            normal_map=normal_map,
+            tangents=tangents,
         )
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -16,10 +16,10 @@ from app.export.glb import MATERIAL, METALLIC, ROUGHNESS, TexturedMesh, check_te
 from app.export.solid import from_below, welded
 
 
-def companions(path: Path) -> tuple[Path, Path]:
-    """The MTL and the PNG of an OBJ, with names that need no quotes."""
+def companions(path: Path) -> tuple[Path, Path, Path]:
+    """The MTL of an OBJ, its PNG and that of its normal map, with names that need no quotes."""
     stem = re.sub(r"\s+", "_", path.stem)
-    return path.with_name(f"{stem}.mtl"), path.with_name(f"{stem}.png")
+    return path.with_name(f"{stem}.mtl"), path.with_name(f"{stem}.png"), path.with_name(f"{stem}-normals.png")
 
 
 def rows(word: str, values: np.ndarray) -> Iterable[str]:
@@ -29,10 +29,11 @@ def rows(word: str, values: np.ndarray) -> Iterable[str]:
 
 
 def write_obj(path: Path, mesh: TexturedMesh) -> None:
-    """Write `path`, and beside it, unless the mesh is painted by vertex, `companions(path)`. ValueError, one sentence,
+    """Write `path`, and beside it, unless the mesh is painted by vertex, those of
+    `companions(path)` that there are. ValueError, one sentence,
     for a mesh that is empty, not finite or inconsistent."""
     check_textured(mesh)
-    material, picture = companions(path)
+    material, picture, bumps = companions(path)
     painted = mesh.colors is not None
     points = mesh.vertices.numpy()
     if mesh.colors is not None:  # beside the position, as MeshLab, Blender and ZBrush have it; then without a material
@@ -52,6 +53,9 @@ def write_obj(path: Path, mesh: TexturedMesh) -> None:
         f"newmtl {MATERIAL}\nKa 0 0 0\nKd 1 1 1\nKs 0.04 0.04 0.04\nNs {shine:g}\nillum 2\n"
         f"Pr {ROUGHNESS:g}\nPm {METALLIC:g}\nmap_Kd {picture.name}\n"
     )
+    if mesh.normal_map is not None and not painted:
+        described += f"norm {bumps.name}\n"
+        write_atomically(bumps, encode_png(mesh.normal_map.numpy()))
     if not painted:
         write_atomically(picture, encode_png(mesh.texture.numpy()))
         write_atomically(material, described.encode())

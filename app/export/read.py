@@ -75,6 +75,7 @@ def textured_of(found: dict[str, np.ndarray], path: Path) -> TexturedMesh:
     count = len(vertices)
     if "colors" in found:
         uv, texture = torch.full((count, 2), 0.5), torch.full((1, 1, 3), 255, dtype=torch.uint8)
-        return TexturedMesh(vertices, faces, uv, normals, texture, torch.from_numpy(found["colors"].copy()))
+        colors = torch.from_numpy(found["colors"].copy())
+        return TexturedMesh(vertices, faces, uv, normals, texture, colors=colors)
     uv = torch.from_numpy(found["uv"].astype(np.float32))
     return TexturedMesh(vertices, faces, uv, normals, torch.from_numpy(found["texture"].copy()))

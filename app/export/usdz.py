@@ -24,6 +24,7 @@ from app.export.glb import (
 from app.export.size import require_formats
 from app.export.solid import from_below
 
+COLORS, NORMALS = f"{MATERIAL}.png", "normals.png"
 THEN = 315619200  # 1980-01-02, the date of every file in the package: the same mesh gives the same bytes
 
 
@@ -39,19 +40,23 @@ def write_usdz(path: Path, mesh: TexturedMesh, size: float | None) -> None:
     require_formats(("usdz",))
     sdf = usd("Sdf")
     with tempfile.TemporaryDirectory() as folder:
-        layer, picture, out = (Path(folder) / n for n in ("mesh.usdc", f"{MATERIAL}.png", "mesh.usdz"))
-        picture.write_bytes(encode_png(mesh.texture.numpy()))
-        describe(str(layer), mesh, size, picture.name)
-        for file in (layer, picture):
+        layer, out = Path(folder) / "mesh.usdc", Path(folder) / "mesh.usdz"
+        files = [layer]
+        for name, picture in ((COLORS, mesh.texture), (NORMALS, mesh.normal_map)):
+            if picture is not None:
+                files.append(Path(folder) / name)
+                files[-1].write_bytes(encode_png(picture.numpy()))
+        describe(str(layer), mesh, size)
+        for file in files:
             os.utime(file, (THEN, THEN))
         writer = sdf.ZipFileWriter.CreateNew(str(out))
-        for file in (layer, picture):  # the layer first: it is what opens
+        for file in files:  # the layer first: it is what opens
             writer.AddFile(str(file), file.name)
         writer.Save()
         write_atomically(path, out.read_bytes())
 
 
-def describe(layer: str, mesh: TexturedMesh, size: float | None, picture: str) -> None:
+def describe(layer: str, mesh: TexturedMesh, size: float | None) -> None:
     """Write the stage: one mesh, one material."""
     Gf, Sdf, Usd, UsdGeom, UsdShade, Vt = map(usd, ("Gf", "Sdf", "Usd", "UsdGeom", "UsdShade", "Vt"))
     points = mesh.vertices.numpy()
@@ -86,21 +91,34 @@ def describe(layer: str, mesh: TexturedMesh, size: float | None, picture: str) -
     base = surface.CreateInput("diffuseColor", Sdf.ValueTypeNames.Color3f)
     if mesh.colors is None:
         reader = primvar_reader(stage, "uv", "UsdPrimvarReader_float2", "st")
-        texture = UsdShade.Shader.Define(stage, f"/Root/{MATERIAL}/texture")
-        texture.CreateIdAttr("UsdUVTexture")
-        texture.CreateInput("file", Sdf.ValueTypeNames.Asset).Set(picture)
-        texture.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
-        for wrap in ("wrapS", "wrapT"):
-            texture.CreateInput(wrap, Sdf.ValueTypeNames.Token).Set("clamp")
         where = reader.CreateOutput("result", Sdf.ValueTypeNames.Float2)
-        texture.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(where)
-        base.ConnectToSource(texture.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
+        colors = texture(stage, "colors", COLORS, "sRGB", where)
+        base.ConnectToSource(colors.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
+        if mesh.normal_map is not None:
+            bumps = texture(stage, "normals", NORMALS, "raw", where)
+            bumps.CreateInput("scale", Sdf.ValueTypeNames.Float4).Set(Gf.Vec4f(2, 2, 2, 1))
+            bumps.CreateInput("bias", Sdf.ValueTypeNames.Float4).Set(Gf.Vec4f(-1, -1, -1, 0))
+            normal = surface.CreateInput("normal", Sdf.ValueTypeNames.Normal3f)
+            normal.ConnectToSource(bumps.CreateOutput("rgb", Sdf.ValueTypeNames.Float3))
     else:
         reader = primvar_reader(stage, "paint", "UsdPrimvarReader_float3", "displayColor")
         base.ConnectToSource(reader.CreateOutput("result", Sdf.ValueTypeNames.Float3))
     material.CreateSurfaceOutput().ConnectToSource(surface.ConnectableAPI(), "surface")
     UsdShade.MaterialBindingAPI.Apply(body.GetPrim()).Bind(material)
     stage.GetRootLayer().Save()
+
+
+def texture(stage: Any, name: str, file: str, space: str, where: Any) -> Any:
+    """A shader that reads a picture of the package at `where`."""
+    Sdf, UsdShade = usd("Sdf"), usd("UsdShade")
+    out = UsdShade.Shader.Define(stage, f"/Root/{MATERIAL}/{name}")
+    out.CreateIdAttr("UsdUVTexture")
+    out.CreateInput("file", Sdf.ValueTypeNames.Asset).Set(file)
+    out.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set(space)
+    for wrap in ("wrapS", "wrapT"):
+        out.CreateInput(wrap, Sdf.ValueTypeNames.Token).Set("clamp")
+    out.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(where)
+    return out
 
 
 def primvar_reader(stage: Any, name: str, kind: str, primvar: str) -> Any:

@@ -1,6 +1,6 @@
 """The process that runs xatlas: npz of a mesh on stdin, npz of its atlas on stdout; `app.export.unwrap` starts it.
 
-It imports numpy, scipy and xatlas only, so that it starts in a fraction of a second, and nothing of Polymode.
+It imports numpy, scipy and xatlas, and no torch, so that it starts in a fraction of a second.
 
 Charts are cut on a lightly smoothed copy of the surface: marching cubes and vertex refinement leave ripples below the
 size of a voxel that would otherwise shatter the atlas. Only the cutting sees the smoothed copy.
@@ -19,6 +19,8 @@ import numpy as np
 import xatlas
 from numpy.typing import NDArray
 from scipy import sparse
+
+from app.export.overlap import overlapping
 
 PASSES = 6
 FULL = 0.94  # an atlas whose packed side is at least this part of the picture is taken
@@ -57,51 +59,15 @@ def cut(vertices: NDArray, faces: NDArray, texels_per_unit: float) -> tuple[NDAr
     return vmapping, split, uv * np.array([atlas.width, atlas.height], np.float32)
 
 
-def neighbours(corners: NDArray) -> NDArray:
-    """Pairs (P, 2) of flat triangles (F, 3, 2) whose boxes overlap, each once, found over a grid of cells."""
-    low, high = corners.min(1), corners.max(1)
-    cell = max(2 * float((high - low).mean()), 1e-6)
-    first = ((low - low.min(0)) / cell).astype(np.int64)
-    spans = ((high - low.min(0)) / cell).astype(np.int64) - first + 1
-    counts = spans[:, 0] * spans[:, 1]
-    face = np.repeat(np.arange(len(corners)), counts)
-    within = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
-    column = first[face, 0] + within % spans[face, 0]
-    row = first[face, 1] + within // spans[face, 0]
-    cells = row * (int(column.max()) + 1) + column
-    order = np.argsort(cells, kind="stable")
-    cells, face = cells[order], face[order]
-    pairs = []
-    for step in range(1, int(np.bincount(cells).max())):
-        together = np.flatnonzero(cells[step:] == cells[:-step])
-        a, b = face[together], face[together + step]
-        meet = (low[a] < high[b]).all(1) & (low[b] < high[a]).all(1)
-        pairs.append(a[meet] * len(corners) + b[meet])
-    keys = np.unique(np.concatenate(pairs)) if pairs else np.empty(0, np.int64)
-    return np.stack(np.divmod(keys, len(corners)), 1)
-
-
 def folded(flat: NDArray, faces: NDArray) -> NDArray:
     """Faces to take out so that no two faces overlap: indices, ascending.
 
     xatlas rejects charts with flipped faces or crossing borders, but lets through a fan whose angles add up to more
-    than a full turn. Two triangles overlap unless the line of one of their six edges separates them, up to a
-    thousandth of a texel.
+    than a full turn. RuntimeError where there are too many faces in one place to look at.
     """
-    corners = flat[faces].astype(np.float64)
-    pairs = neighbours(corners)
-    edges = np.roll(corners, -1, 1) - corners
-    turn = np.sign(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
-    outward = np.stack([edges[..., 1], -edges[..., 0]], -1) * turn[:, None, None]
-    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-12)
-    apart = (turn[pairs] == 0).any(1)
-    for a, b in (pairs.T, pairs.T[::-1]):
-        for edge in range(3):
-            # (P, 3): distance of b's corners outside the line of a's edge
-            outside = ((corners[b] - corners[a, edge][:, None]) * outward[a, edge][:, None]).sum(-1)
-            apart |= (outside > -1e-3).all(1)
-    pairs = pairs[~apart]
-
+    pairs = overlapping(flat[faces])
+    if pairs is None:
+        raise RuntimeError("too many of its faces lie in one place")
     taken = []
     while len(pairs):
         worst = int(np.argmax(np.bincount(pairs.reshape(-1))))
@@ -172,7 +138,8 @@ def main() -> None:
     sys.stdout.buffer.write(reply.getvalue())
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """`main`; what it cannot do is said in the last line of stderr."""
     try:
         main()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""An earlier run again: the same recipe and the same pictures, as a new job."""
+"""An earlier run again: the same recipe, pictures and mesh to start from, as a new job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.text import slug
 
 
 def repeat(index: Index, id: str, seed: int | None = None, max_queue: int = 0) -> Job:
-    """Queue a new run with the recipe and the pictures of the run `id`; `seed` instead of its own if given. UsageError
+    """Queue a new run with the recipe, pictures and mesh of run `id`; `seed` instead of its own if given. UsageError
     or MissingError for what cannot run, or where `max_queue` jobs wait or run already (0: no limit); DiskError where
     it cannot be written. Nothing is left then."""
     old, job = index.folder(id), index.get(id)
@@ -33,4 +33,6 @@ def repeat(index: Index, id: str, seed: int | None = None, max_queue: int = 0) -
             run.pictures.mkdir()
             for path in sorted((old / "pictures").glob("*.*")):
                 shutil.copyfile(path, run.pictures / path.name)
+        if (old / "start").is_dir():
+            shutil.copytree(old / "start", run.start)
         return index.put(new_job(run, recipe, title=job.title), max_queue)

@@ -79,7 +79,7 @@ def now() -> float:
 
 def new_job(run: Run, recipe: Recipe, priority: int = 0, title: str = "", group: str = "") -> Job:
     """A queued job of a run folder that was just created."""
-    kind = "reconstruct" if recipe.picture.count else "generate"
+    kind = "texture" if recipe.paint else "reconstruct" if recipe.picture.count else "generate"
     named = title or recipe.prompt or shown(run.folder.name)
     return Job(
         run.folder.name,

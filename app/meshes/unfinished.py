@@ -19,7 +19,7 @@ from app.recipes import Recipe
 from app.run.folder import Run
 from app.run.progress import Progress
 from app.run.work import Clock, Work, choose_device
-from app.stages.asset import surface
+from app.stages.asset import finished
 from app.stages.mirror import mirror
 from app.text import quoted
 
@@ -45,7 +45,7 @@ def unfinished_mesh(folder: Path, recipe: Recipe) -> TexturedMesh:
                 job.references = references(job)
             shape = candidate(job, 0, candidate_seeds(recipe.seed, 1)[0]).shape
             assert shape is not None
-            return surface(job, mirror(job, shape)[0])[0]
+            return finished(job, mirror(job, shape)[0]).mesh
     except UsageError as e:
         if str(e) and "before it had a mesh" not in str(e):
             raise

@@ -32,6 +32,7 @@ OUTPUTS = (
     *MESHES,
     "mesh.mtl",
     "mesh.png",
+    "mesh-normals.png",
     REPORT,
     "turntable.mp4",
     "contact_sheet.png",
@@ -81,6 +82,11 @@ class Run:
     def pictures(self) -> Path:
         """What a reconstruction starts from; made when the first is written."""
         return self.folder / "pictures"
+
+    @property
+    def start(self) -> Path:
+        """The mesh of one's own that it starts from, and what was read of it; made when it is stored."""
+        return self.folder / "start"
 
     @property
     def candidates(self) -> Path:

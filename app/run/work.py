@@ -135,6 +135,10 @@ def plan(recipe: Recipe) -> dict[str, float]:
     d, f, r = recipe.direct, recipe.field, recipe.refine
     for k in range(recipe.best_of):
         tag = f"-{k}" if k else ""
+        if recipe.paint:
+            out |= {f"sample{tag}": 0.03 * d.steps * d.views} if recipe.method == DIRECT else {}
+            out |= {f"paint{tag}": 0.13 * f.steps * f.sets} if recipe.method != DIRECT else {}
+            continue
         if DIRECT in (recipe.method, recipe.init):
             out[f"sample{tag}"] = 0.015 * d.steps * d.views
             out |= {f"fuse{n + 1}{tag}": 0.02 * d.fit + 0.5 for n in range(d.rounds)}

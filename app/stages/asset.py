@@ -3,21 +3,21 @@ read."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from app.candidates import Shape
 from app.errors import CollapseError, MissingError
-from app.export.bake import bake
-from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.glb import TexturedMesh, read_glb, write_glb
 from app.export.lowpoly import low_poly, surface_colors
 from app.export.size import parse_formats, parse_size
-from app.export.unwrap import UnwrapError, unwrap
 from app.export.video import VideoError, contact_sheet, turntable
 from app.recipes import Recipe
 from app.run.folder import REPORT
 from app.run.work import Work
+from app.stages.surface import Surface, surface
 from app.text import shown
-from renderers.raster import RasterizeCpuContext, make_context
+from renderers.raster import RasterizeCpuContext
 
 
 def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, float]], dict[str, Any]]:
@@ -27,16 +27,17 @@ def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, floa
     reproduced: list[dict[str, float]] = []
     job.pause("the texture")
     bar = progress.stage("texture", 4)
-    made, told = surface(job, shape)
+    made = finished(job, shape)
     bar.update(2)
     glb = run.folder / "mesh.glb"
-    write_glb(glb, made, extras=origin(recipe))
-    asset = read_glb(glb)
+    write_glb(glb, made.mesh, extras=origin(recipe))
+    written = read_glb(glb)
     with clock.part("files"):
-        measured, failed = others(job, asset)
+        measured, failed = others(job, written)
     bar.update(3)
     job.pause("the pictures")
     with clock.part("pictures"):
+        asset = made.seen(written)
         picture_context = RasterizeCpuContext()
         contact_sheet(picture_context, asset, run.folder / "contact_sheet.png")
         try:
@@ -52,40 +53,27 @@ def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, floa
     bar.close()
     if failed:
         raise CollapseError(f"{failed} The mesh is in {glb}.")
-    return told, reproduced, measured
+    return made.atlas, reproduced, measured
 
 
-def surface(job: Work, shape: Shape) -> tuple[TexturedMesh, dict[str, Any]]:
-    """The shape with its finish, and what metadata.json says of it."""
-    if job.recipe.finish.kind == "lowpoly":
+def finished(job: Work, shape: Shape) -> Surface:
+    """The shape with its finish, and what metadata.json says of it. A mesh of one's own keeps its geometry."""
+    if job.recipe.finish.kind == "lowpoly" and shape.own is None:
         with job.clock.part("finish"):
             return lowpoly(shape, job.recipe)
-    return smooth(job, shape)
+    made = surface(job, shape)
+    said = {"vertices": len(shape.vertices), "faces": len(shape.faces)}
+    return dataclasses.replace(made, atlas=said | made.atlas)
 
 
-def smooth(job: Work, shape: Shape) -> tuple[TexturedMesh, dict[str, Any]]:
-    """Unwrapped and baked. CollapseError where it cannot be unwrapped."""
-    size = job.recipe.texture.size
-    with job.clock.part("unwrap"):
-        try:
-            unwrapped = unwrap(shape.vertices, shape.faces, size)
-        except (UnwrapError, ValueError) as e:
-            raise CollapseError(str(e)) from e
-    with job.clock.part("bake"):
-        context = make_context(shape.vertices.device)
-        texture = bake(context, shape.texture, unwrapped, size, shape.attributes)
-    about = {"vertices": len(shape.vertices), "faces": len(shape.faces), "charts": unwrapped.charts}
-    return textured(unwrapped, texture), about
-
-
-def lowpoly(shape: Shape, recipe: Recipe) -> tuple[TexturedMesh, dict[str, Any]]:
+def lowpoly(shape: Shape, recipe: Recipe) -> Surface:
     """Few flat faces, each of one colour (app/export/lowpoly.py)."""
     r = recipe.finish
     _, colors = surface_colors(shape.vertices, shape.faces, shape.texture, shape.attributes)
     faces = min(r.faces, recipe.mesh.faces)
     made = low_poly(shape.vertices, shape.faces, colors, faces, r.colors, r.patch)
     about = {"vertices": len(made.mesh.vertices), "faces": len(made.mesh.faces), "colors": len(made.colors)}
-    return made.mesh, about
+    return Surface(made.mesh, about, None)
 
 
 def origin(recipe: Recipe) -> dict[str, Any]:

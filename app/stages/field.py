@@ -44,17 +44,22 @@ def field_of_mesh(vertices: Tensor, faces: Tensor, colors: Tensor, resolution: i
     unit, which is no haze and, under the occupancy's threshold, is not marched through. Each grid vertex takes the
     nearest mesh vertex's colour.
     """
-    from scipy.spatial import KDTree
-
     cells = signed_distance(vertices, faces, resolution, band=BAND) * (resolution - 1) / 2
     height = torch.where(cells > 0, SOLID * cells.clamp(max=1), FALL * cells)
-    points = vertex_positions(resolution).reshape(-1, 3).numpy()
-    _, nearest = KDTree(vertices.detach().cpu().numpy()).query(points)
-    raw_color = torch.logit(colors.detach().cpu().clamp(0.01, 0.99))[torch.from_numpy(nearest)]
-    size = (resolution,) * 3
     density = (height / 10.0).to(vertices.device).requires_grad_(True)
-    color = raw_color.reshape(*size, 3).to(vertices.device).requires_grad_(True)
+    color = nearest_colors(vertices, colors, resolution).to(vertices.device).requires_grad_(True)
     return GridField(density, color, density_scale=10.0)
+
+
+def nearest_colors(points: Tensor, colors: Tensor, resolution: int) -> Tensor:
+    """(R, R, R, 3) raw colours of a grid: each of its vertices takes the colour (N, 3) of the nearest of the points
+    (N, 3). On the CPU."""
+    from scipy.spatial import KDTree
+
+    at = vertex_positions(resolution).reshape(-1, 3).numpy()
+    _, nearest = KDTree(points.detach().cpu().numpy()).query(at)
+    raw = torch.logit(colors.detach().cpu().clamp(0.01, 0.99))[torch.from_numpy(nearest)]
+    return raw.reshape(*(resolution,) * 3, 3)
 
 
 def start_field(

@@ -120,8 +120,9 @@ def vertex_colors(projector: Projector, vertices: Tensor, faces: Tensor) -> Tens
     return torch.from_numpy(factor.solve(w[:, None] * seen)).to(vertices).clamp(0, 1)
 
 
-def paint(projector: Projector, surface: Tensor) -> Tensor:
-    """Colours (N, 3) of texels: `surface` (N, 9) = points, normals and spread vertex colours, as interpolated."""
+def paint(projector: Projector, surface: Tensor, unsure: float = UNSURE) -> Tensor:
+    """Colours (N, 3) of texels: `surface` (N, 9) = points, normals and spread vertex colours, as interpolated, which
+    weigh `unsure`."""
     points, normals, spread = surface.split(3, 1)
     color, weight = projector.observe(points, F.normalize(normals, dim=1))
-    return (color * weight[:, None] + UNSURE * spread) / (weight[:, None] + UNSURE)
+    return (color * weight[:, None] + unsure * spread) / (weight[:, None] + unsure)

@@ -35,6 +35,7 @@ LABELS = {
     "mesh.obj": "OBJ",
     "mesh.mtl": "MTL",
     "mesh.png": "PNG of the OBJ",
+    "mesh-normals.png": "Normals of the OBJ",
     "mesh.ply": "PLY",
     "mesh.stl": "STL",
     "mesh.3mf": "3MF",

@@ -112,15 +112,25 @@ class AnalyticPrior:
         a, s = self.schedule.a(t).to(z), self.schedule.s(t).to(z)
         return [denoise(mixture, z, a, s) for mixture in conditions]
 
+    @torch.no_grad()
+    def predict_color(self, z: Tensor, t: Tensor, conditions: Sequence[Mixture]) -> list[Prediction]:
+        """The same where only the first three channels of z are noisy: a = 1 and s = 0 in the others. Components need
+        a `std` above 0."""
+        a, s = (x.to(z).repeat(1, z.shape[1], 1, 1) for x in (self.schedule.a(t), self.schedule.s(t)))
+        a[:, 3:], s[:, 3:] = 1, 0
+        return [denoise(mixture, z, a, s) for mixture in conditions]
+
 
 def denoise(mixture: Mixture, z: Tensor, a: Tensor, s: Tensor) -> Prediction:
-    """E[x | z] and E[eps | z] for z (B, C, H, W) = a x + s eps, with x from the mixture and a, s (B, 1, 1, 1)."""
-    a, s = a[:, None], s[:, None]  # (B, 1, 1, 1, 1) beside (B, K, C, H, W)
+    """E[x | z] and E[eps | z] for z (B, C, H, W) = a x + s eps, with x from the mixture and a, s (B, 1, 1, 1), or
+    (B, C, 1, 1) where channels carry noise levels of their own."""
+    a, s = a[:, None], s[:, None]  # (B, 1, 1 or C, 1, 1) beside (B, K, C, H, W)
     mean = mixture.means.to(z)
     c2 = mixture.std.to(z)[..., None, None, None] ** 2
     v = a**2 * c2 + s**2
     away = z[:, None] - a * mean
-    exponent = away.square().sum((2, 3, 4)) / v[..., 0, 0, 0] + z[0].numel() * v[..., 0, 0, 0].log()
+    each = z[0].numel() / v.shape[2]  # numbers that share a v
+    exponent = (away.square().sum((3, 4), keepdim=True) / v).sum((2, 3, 4)) + each * v.log().sum((2, 3, 4))
     rho = torch.softmax(mixture.weights.to(z).log() - 0.5 * exponent, -1)[..., None, None, None]
     eps = (rho * s * away / v).sum(1)
     x0 = (rho * (s**2 * mean + a * c2 * z[:, None]) / v).sum(1)
