@@ -25,6 +25,7 @@ from app.commands import (
 )
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
 from app.export.mesh_files import check_file
+from app.meshes.options import Export, Inspect
 from app.recipes import INITS, Recipe, check, load_recipe, preset, tidied
 from app.startup import carry_out, loading, ready
 from app.streams import flushed, ignore_hangup, outlive
@@ -33,6 +34,9 @@ from app.text import to_json
 if TYPE_CHECKING:
     from app.run.folder import Run
     from app.run.work import Clock
+
+
+TOLD = ("metadata.json", "config.yaml")  # files that are there after every run, and need no mention
 
 
 def _emit(value: Any) -> None:
@@ -115,8 +119,12 @@ def finish(recipe: Recipe, run: Run, clock: Clock, as_json: bool) -> int:
         m = result["mesh"]
         sys.stdout.write(
             f"{files['mesh.glb']}  ({m['faces']} triangles, {result['seconds']['total']:.0f} s, "
-            f"{result['peak_memory_mb']} MB)\n{files['turntable.mp4']}\n{files['contact_sheet.png']}\n"
+            f"{result['peak_memory_mb']} MB)\n"
         )
+        shown = [
+            p for n, p in files.items() if n not in ("mesh.glb", "mesh.mtl", "mesh.png", "mesh-normals.png", *TOLD)
+        ]
+        sys.stdout.write("".join(f"{p}\n" for p in shown))
     return 0
 
 
@@ -180,6 +188,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.training.command import run_train
 
             code = run_train(a)
+        elif isinstance(a, Export):
+            from app.meshes.command import run_export
+
+            code = run_export(a)
+        elif isinstance(a, Inspect):
+            from app.meshes.command import run_inspect
+
+            code = run_inspect(a)
         elif isinstance(a, Jobs):
             from app.jobs.command import run_jobs
 

@@ -23,6 +23,7 @@ from app.compare.options import Compare
 from app.errors import UsageError
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
+from app.meshes.options import Export, Inspect
 from app.recipes import PictureRecipe, Recipe, paint_preset, picture_preset, preset
 from app.training.options import Train
 from app.usage import Page, overview, page
@@ -103,7 +104,20 @@ class Completion:
 
 
 Command = (
-    Generate | Reconstruct | Texture | Batch | Compare | Evaluate | Train | Jobs | Serve | Models | Doctor | Completion
+    Generate
+    | Reconstruct
+    | Texture
+    | Batch
+    | Compare
+    | Evaluate
+    | Train
+    | Export
+    | Inspect
+    | Jobs
+    | Serve
+    | Models
+    | Doctor
+    | Completion
 )
 
 CLEARER = (  # tyro's words, and ours
@@ -115,7 +129,10 @@ CLEARER = (  # tyro's words, and ours
     (r"Unrecognized options: (.*)", r"There is no option \1"),
 )
 RUN = ("preset", "method", "seed", "init", "best_of", "guide.negative")
-RESULT = ("mesh.faces", "texture.size", "prior", "device", "precision")
+RESULT = (
+    *("finish.kind", "mesh.faces", "mesh.symmetry", "texture.size", "export.format", "export.size"),
+    *("prior", "device", "precision"),
+)
 
 
 def recipe_paths(*names: str) -> tuple[str, ...]:
@@ -219,6 +236,24 @@ def pages(argv: list[str]) -> dict[str, Page]:
                 ("--data meshes --out mine --init embedded", "from what ships, half an hour"),
                 ("--data meshes --out mine --device cuda", "on a GPU"),
             ),
+        ),
+        Page(
+            "export",
+            Export,
+            None,
+            (),
+            (
+                ("barrel --format stl --size 80mm", "for printing, into the run's folder"),
+                ("runs/* --format obj,3mf,usdz --out files", "many runs, finished or interrupted"),
+                ("chair.glb --format ply --out files", "anybody's mesh"),
+            ),
+        ),
+        Page(
+            "inspect",
+            Inspect,
+            None,
+            (),
+            (("barrel", "a run's mesh"), ("chair.stl lamp.glb --json", "anybody's, as JSON")),
         ),
         Page("jobs", Jobs, None, (), (("", "the table"), ("cancel ID", "stop a run, also from another terminal"))),
         Page("serve", Serve, None, (), (("--port 8000", "the page is at http://127.0.0.1:8000"),)),

@@ -16,6 +16,7 @@ from torch import Tensor
 from app.candidates import Candidate, Fused, Own, Shape, candidate_seeds, choose, fusion_residual, own_score
 from app.errors import CollapseError, UsageError, UserError, disk_errors
 from app.export.preview import save_png
+from app.export.size import parse_formats, require_formats
 from app.jobs.state import cancel_asked
 from app.methods import DIRECT
 from app.models import load_prior, unreadable, weights_folder
@@ -28,6 +29,7 @@ from app.run.work import Clock, Work, choose_device, metadata, plan
 from app.stages.asset import export
 from app.stages.distil import distil
 from app.stages.fuse import fuse_step, hull_mesh
+from app.stages.mirror import mirror
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
 from app.stages.rounds import Now, finish, move, rounds_of
@@ -91,6 +93,7 @@ def _generate(
     prior: EmbeddedPrior | None,
     live: bool,
 ) -> dict[str, Any]:
+    require_formats(parse_formats(recipe.export.format))
     device = choose_device(recipe.device)
     progress.plan = plan(recipe)
     run.event("start", prompt=recipe.prompt, preset=recipe.preset, seed=recipe.seed, device=str(device))
@@ -107,9 +110,11 @@ def _generate(
     shape = candidates[best].shape
     assert shape is not None
 
-    atlas, reproduced = export(job, shape)
+    shape, symmetric = mirror(job, shape)
+    about, reproduced, measured = export(job, shape)
     result = metadata(recipe, clock, prior, job.loops) | {"status": "done", "notes": progress.notes}
-    result["mesh"] = {"vertices": len(shape.vertices), "faces": len(shape.faces)} | atlas
+    result["mesh"] = about | {"symmetry": symmetric}
+    result["report"] = measured
     result["candidates"] = [
         {"seed": c.seed, "residual": c.residual, "score": c.score, "reason": c.reason, "kept": i == best}
         for i, c in enumerate(candidates)

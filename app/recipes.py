@@ -18,6 +18,7 @@ from tyro.conf import Suppress, arg
 from app.choices import one_of
 from app.errors import UsageError
 from app.export.mesh_files import KINDS, is_mesh_name
+from app.export.size import FORMATS, parse_formats, parse_size
 from app.methods import DIRECT, NAMES, Methods
 from app.ranges import check_numbers
 from app.text import control, tidy, visible
@@ -29,9 +30,12 @@ PRECISIONS = ("float32", "bfloat16")
 ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
 SURFACES = ("mesh", "tetrahedra")
+SYMMETRIES = ("none", "x")
+FINISHES = ("smooth", "lowpoly")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
+FORMAT_LIST = "{" + ",".join(FORMATS) + "},..."
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class MeshRecipe:
     """Triangles kept by decimation."""
     keep: float = 0.02
     """Loose parts with a smaller share of the faces than this are dropped."""
+    symmetry: Annotated[str, one_of(*SYMMETRIES), arg(aliases=("--symmetry",))] = "none"
+    """x: cut the result at x = 0 and mirror the half with more surface, colours too."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,20 @@ class DirectRecipe:
 
 
 @dataclass(frozen=True)
+class FinishRecipe:
+    """What the result looks like, whatever made it."""
+
+    kind: Annotated[str, one_of(*FINISHES), arg(aliases=("--finish",))] = "smooth"
+    """smooth: a baked texture. lowpoly: few flat faces, each of one colour from a small palette."""
+    faces: int = 1000
+    """lowpoly: triangles kept, or fewer where --mesh.faces is less."""
+    colors: int = 10
+    """lowpoly: colours of the palette at most."""
+    patch: float = 0.01
+    """lowpoly: about how wide (world units) a patch must be to have a colour of its own."""
+
+
+@dataclass(frozen=True)
 class TextureRecipe:
     """Stage 4: unwrap and bake."""
 
@@ -200,6 +220,16 @@ class TextureRecipe:
     """A normal map of the dense mesh, from before decimation, beside the base colour."""
     clean: bool = False
     """`polymode texture`: show the prior the mesh's normals without noise, instead of as noisy as the colours."""
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """Files beside mesh.glb, which is always written."""
+
+    format: Annotated[str, arg(aliases=("--format",), metavar=FORMAT_LIST)] = "glb"
+    """Formats, separated by commas. stl and 3mf are closed, for printing; usdz needs the extra usd."""
+    size: Annotated[str, arg(aliases=("--size",), metavar="LENGTH")] = "100mm"
+    """The longest side in stl, 3mf and usdz: 80mm, 8cm, 0.08m or 3.15in."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +298,8 @@ class Recipe:
     direct: DirectRecipe = dataclasses.field(default_factory=DirectRecipe)
     picture: Annotated[PictureRecipe, Suppress] = dataclasses.field(default_factory=PictureRecipe)
     texture: TextureRecipe = dataclasses.field(default_factory=TextureRecipe)
+    export: ExportRecipe = dataclasses.field(default_factory=ExportRecipe)
+    finish: FinishRecipe = dataclasses.field(default_factory=FinishRecipe)
 
 
 def preset(name: str, prompt: str = "") -> Recipe:
@@ -336,6 +368,8 @@ def check(recipe: Recipe) -> None:
         (recipe.precision, PRECISIONS, "precision"),
         (recipe.field.anneal, ANNEALS, "anneal"),
         (recipe.refine.surface, SURFACES, "surface"),
+        (recipe.mesh.symmetry, SYMMETRIES, "symmetry"),
+        (recipe.finish.kind, FINISHES, "finish"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.picture.holes, HOLES, "choice of holes"),
@@ -355,6 +389,8 @@ def check(recipe: Recipe) -> None:
         raise UsageError("Perp-Neg pushes away from something; give --guide.negative, or --guide.view-words.")
     if recipe.picture.count and (recipe.guide.blind_camera or recipe.guide.view_words):
         raise UsageError("A picture needs a prior that knows cameras; leave --guide.blind-camera and view-words out.")
+    parse_formats(recipe.export.format)
+    parse_size(recipe.export.size)
     check_numbers(recipe)
     if recipe.direct.views not in (4, 5, 8):
         raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4, 5 or 8.")

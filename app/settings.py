@@ -23,11 +23,13 @@ from app.recipes import (
     ANNEALS,
     BACKGROUNDS,
     DEVICES,
+    FINISHES,
     HOLES,
     INITS,
     MAX_PROMPT,
     PRECISIONS,
     SURFACES,
+    SYMMETRIES,
     PictureRecipe,
     Recipe,
 )
@@ -54,6 +56,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guide.weight": WEIGHT_NAMES,
     "guide.cfg.kind": CFG_KINDS,
     "fdistill.divergence": DIVERGENCES,
+    "mesh.symmetry": SYMMETRIES,
+    "finish.kind": FINISHES,
     "picture.background": BACKGROUNDS,
     "picture.holes": HOLES,
 }

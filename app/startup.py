@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from app.export.size import parse_formats, require_formats
 from app.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def ready(recipe: Recipe, began: float) -> Clock:
     """Refuse what cannot run before anything is written, and load the rest. The run's clock, which `began` then."""
     from app.models import require
 
+    require_formats(parse_formats(recipe.export.format))
     require(recipe.prior)  # before torch loads: what is missing is said at once
     import app.pipeline  # noqa: F401
     from app.run.work import Clock, choose_device

@@ -46,6 +46,8 @@ def generate(
     negative: str | None = None,
     faces: int | None = None,
     texture_size: int | None = None,
+    format: str | None = None,
+    size: str | None = None,
     prior: str | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -82,6 +84,8 @@ def reconstruct(
     negative: str | None = None,
     faces: int | None = None,
     texture_size: int | None = None,
+    format: str | None = None,
+    size: str | None = None,
     prior: str | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -134,7 +138,10 @@ def evaluate(
     return evaluated(a, progress)
 
 
-NAMED = ("method", "seed", "init", "best_of", "negative", "faces", "texture_size", "prior", "device", "precision")
+NAMED = (
+    *("method", "seed", "init", "best_of", "negative", "faces", "texture_size", "format", "size"),
+    *("prior", "device", "precision"),
+)
 
 
 def text(prompt: str) -> str:

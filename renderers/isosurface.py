@@ -106,29 +106,6 @@ def keep_largest_components(vertices: Tensor, faces: Tensor, min_fraction: float
     return _compact(v, f[areas[part] >= min_fraction * areas.max()])
 
 
-def decimate(vertices: Tensor, faces: Tensor, target_faces: int) -> tuple[Tensor, Tensor]:
-    """Quadric edge collapse to about `target_faces` triangles (fast-simplification; deterministic, keeps winding).
-
-    A mesh that already has so few is returned as it is. Raises ValueError for target_faces < 4, EmptyMeshError if
-    nothing is left.
-    """
-    import fast_simplification
-
-    if target_faces < 4:
-        raise ValueError(f"a closed mesh has at least 4 faces, got a target of {target_faces}")
-    if len(faces) <= target_faces:
-        return vertices, faces
-    simplified = fast_simplification.simplify(
-        np.ascontiguousarray(vertices.detach().cpu().numpy()),
-        np.ascontiguousarray(faces.cpu().numpy()),
-        target_count=target_faces,
-    )
-    v, f = simplified[0], simplified[1]
-    if len(f) == 0:
-        raise EmptyMeshError("nothing was left of the mesh after decimation")
-    return _compact(np.asarray(v), np.asarray(f))
-
-
 def signed_volume(vertices: Tensor, faces: Tensor) -> float:
     """The enclosed volume in world units cubed; positive when triangles are counter-clockwise seen from outside."""
     a, b, c = (vertices.double()[faces[:, i].long()] for i in range(3))

@@ -61,7 +61,14 @@ def test_a_short_run_leaves_a_complete_folder(finished: tuple[Path, dict]) -> No
     assert printed["status"] == "done" and printed["folder"] == str(folder)
     for name, path in printed["files"].items():
         assert Path(path) == folder / name and Path(path).stat().st_size > 0
-    assert set(printed["files"]) == {"mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml"}
+    assert set(printed["files"]) == {
+        "mesh.glb",
+        "mesh.report.json",
+        "turntable.mp4",
+        "contact_sheet.png",
+        "metadata.json",
+        "config.yaml",
+    }
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata == printed["metadata"] and metadata["seed"] == 0 and metadata["prior"]["name"] == "embedded"
     assert metadata["frame_forwards"] == (14 + 5) * 4 * 2

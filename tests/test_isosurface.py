@@ -14,7 +14,6 @@ from renderers.fields import GridField, blob_field, vertex_positions
 from renderers.isosurface import (
     EmptyMeshError,
     automatic_threshold,
-    decimate,
     density_to_mesh,
     keep_largest_components,
     opacity_threshold,
@@ -122,18 +121,6 @@ def test_floaters_are_dropped() -> None:
     assert len(torch.unique(kept_faces)) == len(kept)
     both, _ = keep_largest_components(vertices, faces, 0.01)
     assert len(both) == len(vertices)
-
-
-def test_decimation() -> None:
-    vertices, faces = density_to_mesh(ball(), threshold=math.log(2))
-    fewer, fewer_faces = decimate(vertices, faces, 800)
-    assert len(fewer_faces) <= 800 and fewer.dtype == torch.float32 and fewer_faces.dtype == torch.int32
-    assert signed_volume(fewer, fewer_faces) == pytest.approx(signed_volume(vertices, faces), rel=0.02)
-    mesh = trimesh_of(fewer, fewer_faces)
-    assert mesh.is_winding_consistent and float((mesh.face_normals * mesh.triangles_center).sum(1).min()) > 0
-    again = decimate(vertices, faces, 800)
-    assert torch.equal(fewer, again[0]) and torch.equal(fewer_faces, again[1])
-    assert decimate(vertices, faces, len(faces))[1] is faces
 
 
 def test_opacity_threshold() -> None:

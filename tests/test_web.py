@@ -20,6 +20,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.errors import UsageError
+from app.export.formats import write
+from app.export.glb import write_glb
+from app.export.report import as_json, report
 from app.jobs.index import Index
 from app.jobs.state import DONE, Job, now, write_job
 from app.recipes import Recipe, load_recipe, preset
@@ -31,6 +34,7 @@ from app.web.files import downloads, served
 from app.web.options import Serve
 from app.web.serve import run_serve
 from app.web.site import SYNC_EVERY, Site
+from tests.test_formats import wedge
 from tests.web import Served, page_alone, raw
 
 SMALL = {"texture.size": 128, "direct.rounds": 1, "direct.fit": 2, "direct.steps": 2, "direct.hull": 32}
@@ -76,6 +80,26 @@ def test_every_setting_has_help_and_its_default_is_accepted():
         assert with_settings(recipe, {name: value}) == recipe
     assert "rembg-model" not in " ".join(every_setting()) and "prior" not in every_setting()
     assert sum(map(len, groups().values())) == len(every_setting())
+
+
+def test_formats_are_chosen_on_the_page_and_offered_afterwards(tmp_path: Path):
+    site = Site(Index(tmp_path / "runs"), 10)
+    jobs = actions.generate(site, "a key", format=["stl", "obj"])
+    assert load_recipe(site.index.root / jobs[0].id / "config.yaml").export.format == "stl,obj"
+    with pytest.raises(UsageError, match="fbx"):
+        actions.generate(site, "a key", format=["fbx"])
+    with pytest.raises(UsageError, match="80mm"):
+        actions.generate(site, "a key", settings={"export.size": "large"})
+    folder = finished_run(tmp_path / "other")
+    write_glb(folder / "mesh.glb", wedge())
+    write(folder / "mesh.stl", wedge(), 80.0)
+    measured = replace(report(wedge()), warnings=("The <b>surface</b> is open.",))
+    Run(folder).write_json("mesh.report.json", as_json(measured))
+    job = Job("done-run", "a finished thing", DONE, "generate", "direct", created=now(), started=now(), ended=now())
+    shown = show.result(tmp_path / "other", job)
+    assert 'download="done-run-mesh.stl"' in shown and ">STL<" in shown and ">Report<" in shown
+    assert "The &lt;b&gt;surface&lt;/b&gt; is open." in shown and ">Non-manifold edges<" in shown
+    assert served(folder, "mesh.stl") and not served(folder, "mesh.exe")
 
 
 def test_settings_replace_what_they_name():

@@ -63,7 +63,7 @@ file_like = st.fixed_dictionaries(
 )
 values = json_values | nasty | file_like | st.lists(file_like, max_size=3)
 names = st.sampled_from(sorted(every_setting()) + ["prior", "seed", "__class__", "", "x" * 300])
-COUNTS = {"generate": 8, "reconstruct": 12, "status": 1, "runs": 4, "cancel": 1, "resume": 1, "rename": 2, "trash": 1}
+COUNTS = {"generate": 9, "reconstruct": 13, "status": 1, "runs": 4, "cancel": 1, "resume": 1, "rename": 2, "trash": 1}
 fuzzed = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )

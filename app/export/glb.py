@@ -1,7 +1,7 @@
 """Binary glTF 2.0: one textured mesh, written so that the same mesh gives the same bytes, and read back.
 
-glTF's frame is ours (Y up, front to +Z, counter-clockwise faces), so nothing is rotated. Base colour is an sRGB PNG by
-the specification; the material is rough and not metallic.
+glTF's frame is ours (Y up, front to +Z, counter-clockwise faces), so nothing is rotated, and one unit is a metre. Base
+colour is an sRGB PNG by the specification; the material is rough and not metallic, the same all over.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from torch import Tensor
 from app.export.unwrap import Unwrapped, check_mesh
 from renderers.mesh import vertex_normals
 
-ROUGHNESS = 0.9
+ROUGHNESS, METALLIC = 0.9, 0.0  # of painted wood, stone, cloth: what low-poly objects look like
+MATERIAL, IMAGE = "base_colour", "base_colour"  # no spaces: some readers cut a name at one
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
-_FLOAT, _UINT = 5126, 5125
+_FLOAT, _UINT, _USHORT = 5126, 5125, 5123
 _ARRAY, _ELEMENTS = 34962, 34963
 _LINEAR, _TRILINEAR, _CLAMP = 9729, 9987, 33071
 _TYPES = {
     5121: np.dtype("u1"),
-    5123: np.dtype("<u2"),
+    _USHORT: np.dtype("<u2"),
     _UINT: np.dtype("<u4"),
     _FLOAT: np.dtype("<f4"),
 }
@@ -44,6 +45,7 @@ class TexturedMesh:
 
     vertices (V, 3) float32. faces (F, 3) int32, counter-clockwise from outside. uv (V, 2) float32, (0, 0) the top left
     corner of the picture. normals (V, 3) float32, unit, outward. texture (H, W, 3) uint8, sRGB, row 0 at v = 0.
+    colors (V, 3) uint8, sRGB: of a file that was painted by vertex; they multiply a texture of one white texel.
     """
 
     vertices: Tensor
@@ -55,6 +57,29 @@ class TexturedMesh:
     """(H, W, 3) uint8, linear: normals in the frame of `tangents` (app/export/normals.py)."""
     tangents: Tensor | None = None
     """(V, 4) float32: unit, and w = +-1."""
+    colors: Tensor | None = None
+
+
+def to_linear(srgb: Tensor) -> Tensor:
+    """sRGB-encoded values in [0, 1] to linear light (IEC 61966-2-1)."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """Linear light in [0, 1] to sRGB-encoded values (IEC 61966-2-1)."""
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def check_textured(mesh: TexturedMesh) -> None:
+    """ValueError, one sentence, for a mesh that is empty, not finite or inconsistent."""
+    check_mesh(mesh.vertices, mesh.faces)
+    for label, x in (("texture coordinates", mesh.uv), ("normals", mesh.normals)):
+        if len(x) != len(mesh.vertices) or not bool(torch.isfinite(x).all()):
+            raise ValueError(f"The mesh's {label} are not finite numbers, one for each of its vertices.")
+    if mesh.texture.dtype != torch.uint8 or mesh.texture.ndim != 3 or mesh.texture.shape[2] != 3:
+        raise ValueError(f"A texture is (H, W, 3) uint8, not {tuple(mesh.texture.shape)} {mesh.texture.dtype}.")
+    if mesh.colors is not None and (len(mesh.colors) != len(mesh.vertices) or mesh.colors.dtype != torch.uint8):
+        raise ValueError("The mesh's colours are not bytes, three for each of its vertices.")
 
 
 def textured(unwrapped: Unwrapped, texture: Tensor) -> TexturedMesh:
@@ -91,13 +116,7 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
 
     ValueError, one sentence, for a mesh that is empty, not finite or inconsistent; nothing is written then.
     """
-    check_mesh(mesh.vertices, mesh.faces)
-    for label, x in (("texture coordinates", mesh.uv), ("normals", mesh.normals)):
-        if len(x) != len(mesh.vertices) or not bool(torch.isfinite(x).all()):
-            raise ValueError(f"The mesh's {label} are not finite numbers, one for each of its vertices.")
-    if mesh.texture.dtype != torch.uint8 or mesh.texture.ndim != 3 or mesh.texture.shape[2] != 3:
-        raise ValueError(f"A texture is (H, W, 3) uint8, not {tuple(mesh.texture.shape)} {mesh.texture.dtype}.")
-
+    check_textured(mesh)
     positions = mesh.vertices.numpy().astype("<f4")
     blobs = [
         positions.tobytes(),
@@ -107,6 +126,10 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         encode_png(mesh.texture.numpy()),
     ]
     targets = [_ARRAY, _ARRAY, _ARRAY, _ELEMENTS, None]
+    if mesh.colors is not None:  # the specification has them linear, and rows of four bytes or a multiple
+        linear = (to_linear(mesh.colors.double() / 255) * 65535).round().numpy().astype("<u2")
+        blobs.append(np.pad(linear, ((0, 0), (0, 1)), constant_values=65535).tobytes())
+        targets.append(_ARRAY)
     if mesh.normal_map is not None:
         if mesh.tangents is None or mesh.tangents.shape != (len(positions), 4):
             raise ValueError("A normal map needs tangents, one for each vertex of the mesh.")
@@ -133,10 +156,10 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         ],
         "materials": [
             {
-                "name": "base colour",
+                "name": MATERIAL,
                 "pbrMetallicRoughness": {
                     "baseColorTexture": {"index": 0},
-                    "metallicFactor": 0,
+                    "metallicFactor": METALLIC,
                     "roughnessFactor": ROUGHNESS,
                 },
                 "doubleSided": False,
@@ -144,7 +167,7 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         ],
         "textures": [{"source": 0, "sampler": 0}],
         "samplers": [{"magFilter": _LINEAR, "minFilter": _TRILINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP}],
-        "images": [{"bufferView": 4, "mimeType": "image/png", "name": "base colour"}],
+        "images": [{"bufferView": 4, "mimeType": "image/png", "name": IMAGE}],
         "accessors": [
             {
                 "bufferView": 0,
@@ -161,6 +184,12 @@ def write_glb(path: Path, mesh: TexturedMesh, name: str = "polymode", extras: Ma
         "bufferViews": views,
         "buffers": [{"byteLength": len(binary)}],
     }
+    if mesh.colors is not None:
+        accessors, attributes = document["accessors"], document["meshes"][0]["primitives"][0]["attributes"]
+        attributes["COLOR_0"] = len(accessors)
+        accessors.append(
+            {"bufferView": 5, "componentType": _USHORT, "normalized": True, "count": count, "type": "VEC4"}
+        )
     if mesh.normal_map is not None:
         accessors, view = document["accessors"], len(views) - 2
         document["meshes"][0]["primitives"][0]["attributes"]["TANGENT"] = len(accessors)
@@ -189,6 +218,10 @@ def read_glb(path: Path) -> TexturedMesh:
         pbr = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
         source = document["textures"][pbr["baseColorTexture"]["index"]]["source"]
         picture = _view(document, binary, document["images"][source]["bufferView"])
+        colors = None
+        if "COLOR_0" in attributes:
+            linear = torch.from_numpy(_accessor(document, binary, attributes["COLOR_0"])[:, :3] / 65535)
+            colors = (to_srgb(linear) * 255).round().to(torch.uint8)
         normal_map = tangents = None
         if "normalTexture" in document["materials"][primitive["material"]] and "TANGENT" in attributes:
             source = document["textures"][document["materials"][primitive["material"]]["normalTexture"]["index"]]
@@ -201,6 +234,7 @@ def read_glb(path: Path) -> TexturedMesh:
             uv=torch.from_numpy(_accessor(document, binary, attributes["TEXCOORD_0"])),
             normals=torch.from_numpy(_accessor(document, binary, attributes["NORMAL"])),
             texture=torch.from_numpy(np.array(Image.open(io.BytesIO(picture)).convert("RGB"))),
+            colors=colors,
             normal_map=normal_map,
             tangents=tangents,
         )

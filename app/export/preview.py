@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.export import preview_cpu
-from app.export.glb import TexturedMesh, encode_png, write_atomically
+from app.export.glb import TexturedMesh, encode_png, to_linear, to_srgb, write_atomically
 from renderers.cameras import Cameras
 from renderers.frames import stored
 from renderers.raster import RasterizeContext, RasterizeCpuContext, interpolate, rasterize
@@ -38,16 +38,6 @@ def _lamp(direction: tuple[float, float, float], wrap: float, strength: float) -
 
 # direction in camera axes, how far light wraps around the edge of shade, linear strength: a key light and a fill
 LAMPS = np.array([_lamp((-0.50, 0.65, 0.57), 0.30, 0.82), _lamp((0.75, 0.10, 0.65), 0.50, 0.16)])
-
-
-def to_linear(srgb: Tensor) -> Tensor:
-    """sRGB-encoded values in [0, 1] to linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(linear: Tensor) -> Tensor:
-    """Linear light in [0, 1] to sRGB-encoded values (IEC 61966-2-1)."""
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
 
 def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import FULL, DiskError, UsageError
+from app.export.size import FORMATS
 from app.recipes import Recipe, to_yaml
 from app.text import quoted, slug, to_json
 from guidance.tensors import read_tensors
@@ -25,7 +26,19 @@ if TYPE_CHECKING:  # torch takes a second to import; a list of runs needs none o
     import torch
     from torch import Tensor
 
-OUTPUTS = ("mesh.glb", "turntable.mp4", "contact_sheet.png", "metadata.json", "config.yaml")
+REPORT = "mesh.report.json"
+MESHES = tuple(f"mesh.{kind}" for kind in FORMATS)
+OUTPUTS = (
+    *MESHES,
+    "mesh.mtl",
+    "mesh.png",
+    "mesh-normals.png",
+    REPORT,
+    "turntable.mp4",
+    "contact_sheet.png",
+    "metadata.json",
+    "config.yaml",
+)
 STREAMS = ("init", "camera", "time", "noise", "jitter")
 
 

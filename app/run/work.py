@@ -74,6 +74,8 @@ class Work:
     live: bool = False
     loops: list[Timings] = field(default_factory=list)
     references: References | None = None
+    as_it_is: bool = False
+    """No step is taken: every stage is as its checkpoint has it, or as it begins."""
 
     def told(self) -> Picture | None:
         """The pictures, for the prior."""
@@ -108,6 +110,11 @@ class Work:
                     "checkpoint to redo its stage."
                 ) from e
             self.run.event("resumed", stage=stage, step=state.start)
+
+        if self.as_it_is:
+            if not solid and state.start < steps:
+                raise UsageError("The run was stopped before it had a mesh; continue it with --resume.")
+            return
 
         def picture(name: str, result: StepResult) -> None:
             self.picture(name, result)

@@ -24,8 +24,10 @@ from app.stages.views import VIEWS, camera_sets, guided
 from guidance.method import Guidance
 from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
+from renderers.decimate import decimate
 from renderers.fields import GridField, smoothness
-from renderers.isosurface import EmptyMeshError, decimate, density_to_mesh, keep_largest_components
+from renderers.isosurface import density_to_mesh, keep_largest_components
+from renderers.parts import clean
 
 
 def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
@@ -33,10 +35,11 @@ def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
     none."""
     try:
         vertices, faces = density_to_mesh(field, resolution=recipe.resolution)
-        vertices, faces = keep_largest_components(vertices, faces, recipe.keep)
+        vertices, faces, _ = clean(*keep_largest_components(vertices, faces, recipe.keep))
         return decimate(vertices, faces, recipe.faces)
-    except EmptyMeshError as e:
-        raise CollapseError(f"The mesh is empty: {e}. Try another --seed or more --field.steps.") from e
+    except ValueError as e:  # EmptyMeshError is one
+        why = str(e).rstrip(".")
+        raise CollapseError(f"The mesh is of no use: {why}. Try another --seed or more --field.steps.") from e
 
 
 def start_color(field: GridField, recipe: RefineRecipe) -> tuple[GridField, Also]:

@@ -25,10 +25,12 @@ from app.recipes import DirectRecipe, MeshRecipe, RefineRecipe
 from app.run.live import Look
 from app.run.work import Work
 from renderers.cameras import Cameras
+from renderers.decimate import decimate
 from renderers.distance import signed_distance
 from renderers.frames import Rendered
-from renderers.isosurface import EmptyMeshError, decimate, keep_largest_components
+from renderers.isosurface import keep_largest_components
 from renderers.mesh import render_mesh
+from renderers.parts import clean
 from renderers.precondition import LargeSteps, over_grid, over_mesh
 from renderers.raster import Topology, antialias_construct_topology_hash, make_context
 from renderers.remesh import remesh
@@ -237,7 +239,7 @@ def bending(vertices: Tensor, faces: Tensor, pairs: tuple[Tensor, Tensor]) -> Te
 def finish(vertices: Tensor, faces: Tensor, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
     """The moved mesh without floaters, decimated to `recipe.faces`. CollapseError where nothing is left."""
     try:
-        v, f = decimate(*keep_largest_components(vertices, faces, recipe.keep), recipe.faces)
-    except EmptyMeshError as e:
-        raise CollapseError(f"The mesh is empty after its vertices moved: {e}. Try another --seed.") from e
+        v, f = decimate(*clean(*keep_largest_components(vertices, faces, recipe.keep))[:2], recipe.faces)
+    except ValueError as e:  # EmptyMeshError is one
+        raise CollapseError(f"The fitted mesh is of no use: {str(e).rstrip('.')}. Try another --seed.") from e
     return v.to(vertices.device), f.to(vertices.device)

@@ -18,7 +18,7 @@ import numpy as np
 
 from app.errors import UsageError, UserError, as_user_error
 from app.export.mesh_files import KINDS, is_mesh_name
-from app.export.read import read_mesh
+from app.export.mesh_read import read_mesh
 from app.text import shown, tidy
 from app.training.augment import article
 from app.training.data import Mesh, Pack, hashed, joined, load_pack, pack_of, packs_in, split_families, unseen

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from gradio.utils import get_upload_folder
 
 from app.errors import UsageError, UserError
+from app.export.size import parse_formats, require_formats
 from app.jobs import state
 from app.jobs.repeat import repeat
 from app.jobs.state import Job
@@ -25,7 +26,7 @@ from app.jobs.submit import submit
 from app.models import known_models
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, PictureRecipe, Recipe, check, picture_preset, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
-from app.settings import pictured, with_settings
+from app.settings import pictured, replaced, with_settings
 from app.text import plainly, shown
 from app.web.files import downloads, facts
 from app.web.site import Site, plain, whole
@@ -56,10 +57,19 @@ def _recipe(of: Callable[[str], Recipe], prompt: Any, chosen: Mapping[str, Any],
         raise UsageError(f"Unknown prior {recipe.prior!r}; choose one of {', '.join(priors())}.")
     recipe = dataclasses.replace(recipe, seed=whole(chosen.get("seed") or 0, "The seed", 0, SEEDS))
     recipe = with_settings(recipe, settings or {})
+    if chosen.get("format"):
+        recipe = replaced(recipe, ("export", "format"), formats(chosen["format"]))
+    require_formats(parse_formats(recipe.export.format))
     if chosen.get("faces"):
         faces = whole(chosen["faces"], "The number of faces", 100, 200_000)
         recipe = dataclasses.replace(recipe, mesh=dataclasses.replace(recipe.mesh, faces=faces))
     return recipe
+
+
+def formats(value: Any) -> str:
+    """Formats with commas, from a list of names or such a text."""
+    names = value if isinstance(value, list | tuple) else [value]
+    return ",".join(plain(n, "A format", 40) for n in names)
 
 
 def _queue(site: Site, recipe: Recipe, count: Any, pictures: Sequence[Path] = ()) -> list[Job]:
@@ -80,7 +90,8 @@ def _queue(site: Site, recipe: Recipe, count: Any, pictures: Sequence[Path] = ()
 
 
 def generate(site: Site, prompt: Any, count: Any = 1, settings: Any = None, **chosen: Any) -> list[Job]:
-    """Queue a prompt: `chosen` are preset, method, seed, faces, prior. Returns a job for each of `count` seeds."""
+    """Queue a prompt: `chosen` are preset, method, seed, faces, prior, format. Returns a job for each of `count`
+    seeds."""
     recipe = _recipe(preset, prompt, {"method": "direct"} | {k: v for k, v in chosen.items() if v}, settings)
     recipe = tidied(recipe)
     check(recipe)

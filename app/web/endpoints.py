@@ -26,11 +26,21 @@ def add_endpoints(site: Site) -> None:
         faces: int | None = None,
         prior: str = "embedded",
         settings: dict | None = None,
+        format: str = "glb",
     ) -> list[dict]:
-        """Queue a prompt. `settings`: any number of a run by its flag's name, such as {"field.steps": 200}. Returns a
-        job for each of `count` seeds."""
+        """Queue a prompt. `settings`: any number of a run by its flag's name, such as {"field.steps": 200}.
+        `format`: "obj,stl" and so on, beside the GLB. Returns a job for each of `count` seeds."""
         jobs = actions.generate(
-            site, prompt, count, settings, preset=preset, method=method, seed=seed, faces=faces, prior=prior
+            site,
+            prompt,
+            count,
+            settings,
+            preset=preset,
+            method=method,
+            seed=seed,
+            faces=faces,
+            prior=prior,
+            format=format,
         )
         return [told(j) for j in jobs]
 
@@ -47,10 +57,11 @@ def add_endpoints(site: Site) -> None:
         azimuth: list | None = None,
         elevation: list | None = None,
         settings: dict | None = None,
+        format: str = "glb",
     ) -> list[dict]:
         """Queue 1 to 8 pictures of one object: [handle_file("front.png"), ...]. Angles in degrees, one for each
         picture, or none. Returns a job for each of `count` seeds."""
-        chosen = {"preset": preset, "method": method, "seed": seed, "faces": faces, "prior": prior}
+        chosen = {"preset": preset, "method": method, "seed": seed, "faces": faces, "prior": prior, "format": format}
         jobs = actions.reconstruct(site, pictures, prompt, count, settings, background, azimuth, elevation, **chosen)
         return [told(j) for j in jobs]
 

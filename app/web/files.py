@@ -21,8 +21,9 @@ from PIL import Image, UnidentifiedImageError
 
 from app.errors import UsageError
 from app.export.glb import read_glb
+from app.export.report import Report, from_json
 from app.jobs import state
-from app.run.folder import OUTPUTS
+from app.run.folder import OUTPUTS, REPORT
 from app.web.site import Site
 
 NAMES = re.compile(
@@ -31,6 +32,15 @@ NAMES = re.compile(
 )
 LABELS = {
     "mesh.glb": "GLB",
+    "mesh.obj": "OBJ",
+    "mesh.mtl": "MTL",
+    "mesh.png": "PNG of the OBJ",
+    "mesh-normals.png": "Normals of the OBJ",
+    "mesh.ply": "PLY",
+    "mesh.stl": "STL",
+    "mesh.3mf": "3MF",
+    "mesh.usdz": "USDZ",
+    REPORT: "Report",
     "turntable.mp4": "Turntable",
     "contact_sheet.png": "Contact sheet",
     "config.yaml": "Recipe",
@@ -39,6 +49,12 @@ LABELS = {
 }
 TYPES = {
     ".glb": "model/gltf-binary",
+    ".obj": "model/obj",
+    ".mtl": "model/mtl",
+    ".ply": "application/octet-stream",
+    ".stl": "model/stl",
+    ".3mf": "model/3mf",
+    ".usdz": "model/vnd.usdz+zip",
     ".mp4": "video/mp4",
     ".png": "image/png",
     ".webp": "image/webp",
@@ -111,6 +127,11 @@ def facts(folder: Path) -> dict[str, Any]:
     mesh = (state.read_json(folder / "metadata.json") or {}).get("mesh")
     charts = mesh.get("charts") if isinstance(mesh, dict) else None
     return found | ({"charts": charts} if isinstance(charts, int) else {})
+
+
+def measured(folder: Path) -> Report | None:
+    """The report that was written with the run's mesh."""
+    return from_json(state.read_json(folder / REPORT))
 
 
 def thumbnail_source(folder: Path) -> tuple[Path, bool] | None:

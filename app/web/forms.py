@@ -11,6 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.components import Component
 
+from app.export.size import FORMATS
 from app.methods import METHODS
 from app.pictures.read import KINDS, MORE, SUFFIXES
 from app.recipes import BACKGROUNDS, MAX_PROMPT, PRESETS, picture_preset, preset
@@ -34,10 +35,11 @@ GROUP_NAMES = {
     "direct": "Method direct",
     "picture": "Pictures",
     "texture": "Stage 4: the texture",
+    "export": "Files",
 }
 
 
-CHOSEN = ("preset", "method", "count", "seed", "faces", "prior")  # as Controls.all() has them
+CHOSEN = ("preset", "method", "count", "seed", "faces", "prior", "format")  # as Controls.all() has them
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,10 @@ class Controls:
     seed: gr.Number
     faces: gr.Textbox
     prior: gr.Dropdown
+    format: gr.CheckboxGroup
 
     def all(self) -> list[Component]:
-        return [self.preset, self.method, self.count, self.seed, self.faces, self.prior]
+        return [self.preset, self.method, self.count, self.seed, self.faces, self.prior, self.format]
 
 
 def prompt_box(label: str, hint: str) -> gr.Textbox:
@@ -74,7 +77,9 @@ def controls(prior: str) -> Controls:
     with gr.Row():
         faces = number_box("Faces", "Triangles of the result.", "the preset's", 140)
         choice = gr.Dropdown(priors(), value=prior, label="Prior", info="The diffusion model.", min_width=200)
-    return Controls(quality, method, count, seed, faces, choice)
+    info = "Files beside the GLB. STL and 3MF are closed, for printing; how large, under Advanced."
+    kinds = gr.CheckboxGroup([(f.upper(), f) for f in FORMATS[1:]], value=[], label="Formats", info=info)
+    return Controls(quality, method, count, seed, faces, choice, kinds)
 
 
 def drawer() -> tuple[list[str], list[Component]]:

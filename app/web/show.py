@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.errors import UsageError
+from app.export import report
 from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
@@ -20,9 +21,10 @@ from app.recipes import Recipe, load_recipe
 from app.run.folder import Run
 from app.settings import settings, value_of
 from app.text import plainly
-from app.web.files import downloads, facts, previews, stage_and_step, thumbnail_source, url
+from app.web.files import downloads, facts, measured, previews, stage_and_step, thumbnail_source, url
 
 STAGES = {"sample": "sampling views", "field": "growing the field", "mesh": "taking the mesh", "refine": "refining"}
+REPORTED = ("Components", "Non-manifold", "Crossing", "Thinner", "Texels in use")  # rows of the report
 MOST_SHOWN = 12  # of the jobs at work
 
 
@@ -229,7 +231,7 @@ def result(root: Path, job: Job | None) -> str:
             shown = picture(folder, f"pictures/{name}.png", words)
             out += f'<figure class="sheet narrow">{shown}<figcaption>{words}</figcaption></figure>'
     out = f'<div class="looks">{out}</div>' if out else ""
-    return out + mesh_table(folder, job) + links(folder, offered)
+    return out + mesh_table(folder, job) + report_notes(folder) + links(folder, offered)
 
 
 def video(folder: Path, job: Job) -> str:
@@ -238,6 +240,12 @@ def video(folder: Path, job: Job) -> str:
         f'playsinline aria-label="Turntable of {e(job.title)}"></video>'
         "<figcaption>Turntable of the exported file</figcaption></figure>"
     )
+
+
+def report_notes(folder: Path) -> str:
+    """What the report warns of."""
+    r = measured(folder)
+    return "" if r is None else "".join(f'<p class="note">{e(w)}</p>' for w in r.warnings)
 
 
 def mesh_rows(folder: Path) -> list[tuple[str, str]]:
@@ -253,7 +261,9 @@ def mesh_rows(folder: Path) -> list[tuple[str, str]]:
         ("File", f"{m['bytes'] / 1e6:.2f} MB"),
         ("Texture", " × ".join(map(str, m["texture"]))),
     ]
-    return rows + ([("Charts", str(m["charts"]))] if "charts" in m else [])
+    rows += [("Charts", str(m["charts"]))] if "charts" in m else []
+    r = measured(folder)
+    return rows + ([] if r is None else [(a, b) for a, b in report.rows(r) if a.startswith(REPORTED)])
 
 
 def mesh_table(folder: Path, job: Job) -> str:
