@@ -186,6 +186,6 @@ def finish(vertices: Tensor, faces: Tensor, recipe: MeshRecipe) -> tuple[Tensor,
     try:
         v, f, _ = clean(*keep_largest_components(vertices, faces, recipe.keep))
         v, f = decimate(v, f, recipe.faces)
-    except EmptyMeshError as e:
-        raise CollapseError(f"The fused mesh is empty: {e}. Try another --seed.") from e
+    except ValueError as e:  # EmptyMeshError is one
+        raise CollapseError(f"The fused mesh is of no use: {str(e).rstrip('.')}. Try another --seed.") from e
     return v.to(vertices.device), f.to(vertices.device)

@@ -23,7 +23,7 @@ from guidance.prior import Prior
 from guidance.schedule import LinearAnneal
 from renderers.decimate import decimate
 from renderers.fields import GridField, smoothness
-from renderers.isosurface import EmptyMeshError, density_to_mesh, keep_largest_components
+from renderers.isosurface import density_to_mesh, keep_largest_components
 from renderers.mesh import render_mesh
 from renderers.parts import clean
 from renderers.raster import antialias_construct_topology_hash, make_context
@@ -36,8 +36,9 @@ def extract(field: GridField, recipe: MeshRecipe) -> tuple[Tensor, Tensor]:
         vertices, faces = density_to_mesh(field, resolution=recipe.resolution)
         vertices, faces, _ = clean(*keep_largest_components(vertices, faces, recipe.keep))
         return decimate(vertices, faces, recipe.faces)
-    except EmptyMeshError as e:
-        raise CollapseError(f"The mesh is empty: {e}. Try another --seed or more --field.steps.") from e
+    except ValueError as e:  # EmptyMeshError is one
+        why = str(e).rstrip(".")
+        raise CollapseError(f"The mesh is of no use: {why}. Try another --seed or more --field.steps.") from e
 
 
 def uniform_laplacian(faces: Tensor, vertices: int) -> Tensor:
