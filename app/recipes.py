@@ -20,7 +20,7 @@ from app.errors import UsageError
 from app.methods import DIRECT, NAMES, Methods
 from app.ranges import check_numbers
 from app.text import control, tidy, visible
-from guidance.settings import CFG_KINDS, DIVERGENCES, GUIDE_ABOVE, SCALE, STEPS, VIEWS, WEIGHT_NAMES, Cfg
+from guidance.settings import CFG_KINDS, DIVERGENCES, GUIDE_ABOVE, SCALE, STEPS, WEIGHT_NAMES, Cfg
 
 PRESETS = ("draft", "standard", "high")
 DEVICES = ("auto", "cpu", "cuda")
@@ -133,8 +133,8 @@ class RefineRecipe:
 class DirectRecipe:
     """Method direct (and --init direct): frames sampled jointly, a visual hull, its vertices fitted to the frames."""
 
-    views: int = VIEWS
-    """Frames sampled jointly, at equal azimuth steps from the front: 4, as the prior was trained, or 8."""
+    views: int = 5
+    """Frames sampled jointly: 4 or 8 at equal azimuth steps from the front, or 5: four, and one from above."""
     elevation: float = 15.0
     """Where they look from, in degrees upwards."""
     steps: int = STEPS
@@ -344,8 +344,8 @@ def check(recipe: Recipe) -> None:
     if recipe.picture.count and (recipe.guide.blind_camera or recipe.guide.view_words):
         raise UsageError("A picture needs a prior that knows cameras; leave --guide.blind-camera and view-words out.")
     check_numbers(recipe)
-    if recipe.direct.views not in (4, 8):
-        raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4 or 8.")
+    if recipe.direct.views not in (4, 5, 8):
+        raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4, 5 or 8.")
     if recipe.direct.outvoted >= recipe.direct.views:
         raise UsageError("--direct.outvoted must be less than --direct.views; make it less.")
 

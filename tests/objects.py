@@ -79,6 +79,12 @@ def sword() -> Mesh:
     return _join([blade, guard, _part(_box(0.06, 0.4, 0.06), (0.4, 0.2, 0.1), (0, -0.55, 0))])
 
 
+def cross() -> Mesh:
+    """A red cross lying flat, 1.4 long and 0.2 high, its arms 0.3 wide."""
+    arms = [_part(_box(*size), (0.8, 0.2, 0.2)) for size in ((1.4, 0.2, 0.3), (0.3, 0.2, 1.4))]
+    return _join(arms)
+
+
 def sphere(radius: float = 0.6) -> Mesh:
     """A blue ball."""
     return _part(trimesh.creation.icosphere(subdivisions=4, radius=radius), (0.2, 0.5, 0.9))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,11 @@ from app.stages.fuse import bending, hull_mesh, neighbours
 from app.stages.sample import direct_cameras, sample
 from guidance.direct import joint_conditions, prior_score, sample_frames
 from guidance.prior import Prediction, squared_cosine_schedule
+from renderers.isosurface import signed_volume
 from renderers.mesh import vertex_normals
 from renderers.raster import antialias_construct_topology_hash
 from renderers.snapshot import snapshots
-from tests.objects import LEGS, Mesh, car, sphere, sword, table
+from tests.objects import LEGS, Mesh, car, cross, sphere, sword, table
 from tests.test_cli import polymode
 from tests.tiny import tiny_prior
 
@@ -91,6 +93,21 @@ def test_a_sample_read_back_leaves_the_noise_where_a_drawn_one_does(tmp_path: Pa
         results.append((frames, drawn.noise, streams["noise"].get_state()))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert (drawn.azimuth, drawn.scale, len(drawn.knots)) == (0.0, recipe.scale, 2)
+    assert len(drawn.noise) == 4 and drawn.elevation == pytest.approx(math.radians(15)), (
+        "the view from above is no anchor"
+    )
+
+
+def test_a_view_from_above_carves_what_four_around_cannot() -> None:
+    """A cross lying flat: its four notches are hidden from every side."""
+    volume = {}
+    for views in (4, 5):
+        recipe = DirectRecipe(views=views, relax=False)
+        cameras = direct_cameras(recipe)
+        hull = hull_mesh(exact(cross(), Recipe("x", direct=recipe)), cameras, recipe, 0.02)
+        volume[views] = signed_volume(hull.vertices, hull.faces)
+    assert volume[5] < 0.9 * volume[4]
+    assert float(direct_cameras(DirectRecipe(views=5)).elevation[-1]) == pytest.approx(math.radians(80))
 
 
 def test_exact_frames_of_a_sphere_fuse_to_the_sphere(tmp_path: Path) -> None:
@@ -146,7 +163,7 @@ def test_the_fits_gradient_has_the_same_bits_every_time() -> None:
 
 
 def test_views_that_share_no_space_are_a_collapse_with_a_sentence() -> None:
-    frames = torch.full((4, 7, 64, 64), 0.5)
+    frames = torch.full((5, 7, 64, 64), 0.5)
     frames[:, 3] = 0
     with pytest.raises(CollapseError, match="share no part"):
         hull_mesh(frames, direct_cameras(DirectRecipe()), DirectRecipe(), 0.02)
@@ -168,7 +185,7 @@ def test_sampling_an_exact_prior_returns_its_frames_and_the_score_prefers_them()
     frames, cameras = exact(sphere(0.5), recipe), direct_cameras(DirectRecipe())
     prior = Oracle(frames)
     seen: list[int] = []
-    noise = torch.randn(4, 7, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(5, 7, 64, 64, generator=torch.Generator().manual_seed(0))
     out = sample_frames(
         prior,  # pyright: ignore[reportArgumentType]
         "a ball",
@@ -198,7 +215,7 @@ def test_guidance_is_left_out_below_its_noise_level() -> None:
             return super().predict(z, t, conditions)
 
     cameras, prior = direct_cameras(DirectRecipe()), Watched(frames)
-    noise = torch.zeros(4, 7, 64, 64)
+    noise = torch.zeros(5, 7, 64, 64)
     sample_frames(prior, "x", cameras.azimuth, cameras.elevation, noise, 10, 4.0, guide_above=3.0)  # pyright: ignore[reportArgumentType]
     few = sum(n == 2 for n in asked)
     assert asked == [2] * few + [1] * (10 - few) and 1 <= few <= 4
@@ -307,7 +324,7 @@ def test_a_distillation_starts_from_direct(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--direct.views", "5"], "use 4 or 8"),
+        (["--direct.views", "6"], "use 4, 5 or 8"),
         (["--best-of", "0"], "use 1 to 64"),
         (["--init", "direct"], "leave --init out"),
     ],

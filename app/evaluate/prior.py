@@ -16,6 +16,7 @@ from torch import Tensor
 from app.recipes import DirectRecipe
 from guidance.direct import sample_frames
 from guidance.priors.embedded import EmbeddedPrior
+from guidance.settings import VIEWS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Sampling:
     """How frames are sampled: `views` of one object jointly, 360/views degrees apart, elevation in degrees. As direct
     does where nothing else is said."""
 
-    views: int = DirectRecipe.views
+    views: int = VIEWS
     steps: int = DirectRecipe.steps
     scale: float = DirectRecipe.scale
     guide_above: float = DirectRecipe.guide_above

@@ -22,27 +22,36 @@ from guidance.method import Drawn
 from guidance.prior import Prior
 from guidance.sample import knots
 from guidance.settings import ELEVATIONS
-from renderers.cameras import Cameras, make_cameras, orbit
+from renderers.cameras import Cameras, make_cameras
 
 if TYPE_CHECKING:
     from app.pictures.intake import References
 
 LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
+ABOVE = math.radians(80)  # the fifth view's elevation, as the prior was trained
 
 
 def direct_cameras(
     recipe: DirectRecipe, device: torch.device | str = "cpu", pictures: Cameras | None = None
 ) -> Cameras:
-    """The views, from the front, 360°/views apart, at one elevation. With `pictures`: from the first one and at its
-    elevation, then those of the others."""
+    """The views, from the front, equal angles apart, at one elevation, and the one from above if there is one. With
+    `pictures`: from the first one and at its elevation, then those of the others."""
+    count, above = around(recipe.views), torch.full((recipe.views - around(recipe.views),), ABOVE, device=device)
+    azimuth = torch.arange(count, device=device) * (2 * math.pi / count)
     if pictures is None:
-        return orbit(recipe.views, math.radians(recipe.elevation), device=device)
-    around = torch.arange(recipe.views, device=device) * (2 * math.pi / recipe.views)
-    elevation = pictures.elevation[0].clamp(LOW, HIGH).expand(recipe.views - 1)
+        elevation = torch.full((count,), math.radians(recipe.elevation), device=device)
+        return make_cameras(torch.cat([azimuth, 0 * above]), torch.cat([elevation, above]))
+    first = pictures.azimuth[0]
+    elevation = pictures.elevation[0].clamp(LOW, HIGH).expand(count - 1)
     return make_cameras(
-        torch.cat([pictures.azimuth[0] + around, pictures.azimuth[1:]]),
-        torch.cat([pictures.elevation[:1], elevation, pictures.elevation[1:]]),
+        torch.cat([first + azimuth, first + 0 * above, pictures.azimuth[1:]]),
+        torch.cat([pictures.elevation[:1], elevation, above, pictures.elevation[1:]]),
     )
+
+
+def around(views: int) -> int:
+    """How many of the views look from equal angles around: of 5 the last looks from above."""
+    return 4 if views == 5 else views
 
 
 def picture_views(cameras: Cameras, pictures: Cameras) -> list[int]:
@@ -68,9 +77,8 @@ def sample(
     Previews show the clean predictions. A cancelled sampling (Cancelled) starts again when resumed: it takes seconds.
     """
     noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
-    around = noise if references is None else noise[: recipe.views]
-    start = float(cameras.azimuth[0]), float(cameras.elevation[-1 if references is None else 1])
-    drawn = Drawn(around, *start, knots(recipe.steps), recipe.scale, recipe.guide_above)
+    start = float(cameras.azimuth[0]), float(cameras.elevation[1])
+    drawn = Drawn(noise[: around(recipe.views)], *start, knots(recipe.steps), recipe.scale, recipe.guide_above)
     saved = run.load_checkpoint(stage)
     bar = progress.stage(stage, recipe.steps, recipe.steps if saved else 0)
     if saved is not None:
