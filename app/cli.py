@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app import STARTED
-from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, parse
+from app.commands import Batch, Compare, Doctor, Evaluate, Generate, Jobs, Models, Reconstruct, Serve, Train, parse
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
 from app.recipes import Recipe, check, load_recipe, preset, tidied
 from app.startup import carry_out, loading, ready
@@ -137,6 +137,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
             from app.evaluate.command import run_evaluate
 
             code = run_evaluate(a)
+        elif isinstance(a, Train):
+            from app.training.command import run_train
+
+            code = run_train(a)
         elif isinstance(a, Jobs):
             from app.jobs.command import run_jobs
 

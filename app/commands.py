@@ -24,6 +24,7 @@ from app.errors import UsageError
 from app.evaluate.options import Evaluate
 from app.jobs.options import Jobs
 from app.recipes import PictureRecipe, Recipe, picture_preset, preset
+from app.training.options import Train
 from app.usage import Page, overview, page
 from app.web.options import Serve
 
@@ -86,7 +87,7 @@ class Completion:
     """The shell that it is for."""
 
 
-Command = Generate | Reconstruct | Batch | Compare | Evaluate | Jobs | Serve | Models | Doctor | Completion
+Command = Generate | Reconstruct | Batch | Compare | Evaluate | Train | Jobs | Serve | Models | Doctor | Completion
 
 CLEARER = (  # tyro's words, and ours
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 takes a whole number, not \2"),
@@ -172,6 +173,17 @@ def pages(argv: list[str]) -> dict[str, Page]:
             (
                 ("runs --out report", "every finished run in the folder"),
                 ("prior --count 20", "the prior's own samples"),
+            ),
+        ),
+        Page(
+            "train",
+            Train,
+            None,
+            ("data", "out", "init", "device", "minutes", "steps", "channels", "batch", "seed", "json"),
+            (
+                ("--data meshes --out mine --minutes 600", "from nothing, overnight"),
+                ("--data meshes --out mine --init embedded", "from what ships, half an hour"),
+                ("--data meshes --out mine --device cuda", "on a GPU"),
             ),
         ),
         Page("jobs", Jobs, None, (), (("", "the table"), ("cancel ID", "stop a run, also from another terminal"))),

@@ -30,14 +30,16 @@ class Finding:
 def compile_everything() -> None:
     """Compile the CPU kernels into numba's cache, so that no run waits for it."""
     from app.export import lowpoly, preview_cpu
-    from renderers import decimate, parts, snapshot, volume_cpu
-    from renderers.raster import cpu
+    from renderers import decimate, mesh_cpu, parts, snapshot, volume_cpu
+    from renderers.raster import cpu, texture_cpu
 
     snapshot.compile_kernels()
     decimate.compile_kernels()
     parts.compile_kernels()
     volume_cpu.compile_kernels()
     cpu.compile_kernels()
+    texture_cpu.compile_kernels()
+    mesh_cpu.compile_kernels()
     preview_cpu.compile_kernels()
     lowpoly.compile_kernels()
 

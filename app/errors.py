@@ -75,8 +75,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """DiskError, in two sentences, for a write into `folder` that the system refuses. What was written stays."""
+def disk_errors(folder: Path, goes_on: str | None = None) -> Iterator[None]:
+    """DiskError, in two sentences, for a write into `folder` that the system refuses. What was written stays;
+    `goes_on` says how to continue."""
     try:
         yield
     except UserError:
@@ -86,7 +87,5 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if number not in FULL and not any(f"os error {n})" in str(e) for n in FULL):
             raise
         why = os.strerror(number) if number else str(e).split(" (os error")[0].split(": ")[-1]
-        raise DiskError(
-            f"{folder} cannot be written ({why}). Make room, then continue with `polymode generate --resume "
-            f"{quoted(folder)}`."
-        ) from e
+        goes_on = goes_on or f"continue with `polymode generate --resume {quoted(folder)}`"
+        raise DiskError(f"{folder} cannot be written ({why}). Make room, then {goes_on}.") from e

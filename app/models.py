@@ -61,7 +61,7 @@ def known_models() -> list[Model]:
         ),
         Model(
             "local",
-            "a prior of your own from `python -m app.training.prior` and its export",
+            "a prior of your own, from `polymode train`",
             "yours",
             models_folder() / "local",
         ),

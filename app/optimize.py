@@ -85,30 +85,51 @@ class Timings:
     pictures: float = 0.0
 
 
+def adam(parameters: dict[str, Tensor], rates: dict[str, float]) -> torch.optim.Optimizer:
+    """Adam over named parameters, each at its own rate."""
+    groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+
 @dataclass
 class Optimization:
-    """State of one stage: named parameters under one Adam, or under `optimizer`, extra tensors, generators; saved and
-    restored as one file."""
+    """State of one stage: named parameters under one Adam, or under `optimizers`, extra tensors, generators; saved
+    and restored as one file."""
 
     parameters: dict[str, Tensor]
     rates: dict[str, float]
     generators: dict[str, torch.Generator]
     extra: dict[str, Tensor] = field(default_factory=dict)
     start: int = 0
-    optimizer: torch.optim.Optimizer | None = None
+    optimizers: tuple[torch.optim.Optimizer, ...] = ()
     guidance: Guidance | None = None  # a started method, whose own state is saved with the rest
 
     @cached_property
-    def adam(self) -> torch.optim.Optimizer:
-        """Made when first asked for: with it comes torch's compiler, which takes longer to import than a step."""
-        groups = [{"params": [p], "lr": self.rates[name]} for name, p in self.parameters.items()]
-        return self.optimizer or torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    def movers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Adam is made when it is needed: with it comes torch's compiler, which takes longer to import than a step."""
+        return self.optimizers or (adam(self.parameters, self.rates),)
+
+    def backward(self, loss: Tensor) -> list[Tensor | None]:
+        """The parameters' gradients, of `loss` (scalar) alone."""
+        for mover in self.movers:
+            mover.zero_grad(set_to_none=True)
+        loss.backward()
+        return [p.grad for p in self.parameters.values()]
+
+    def update(self) -> None:
+        """Every optimizer's step."""
+        for mover in self.movers:
+            mover.step()
+
+    def mover(self, p: Tensor) -> torch.optim.Optimizer:
+        """The optimizer that moves a parameter."""
+        return next(m for m in self.movers if any(p is q for g in m.param_groups for q in g["params"]))
 
     def tensors(self) -> dict[str, Tensor]:
         out = {f"param.{k}": v for k, v in self.parameters.items()} | {f"extra.{k}": v for k, v in self.extra.items()}
         out |= {f"rng.{k}": g.get_state() for k, g in self.generators.items()}
         for name, p in self.parameters.items():
-            out |= {f"adam.{name}.{k}": v for k, v in self.adam.state.get(p, {}).items()}
+            out |= {f"adam.{name}.{k}": v for k, v in self.mover(p).state.get(p, {}).items()}
         if self.guidance is not None:
             out |= {f"guidance.{k}": v for k, v in self.guidance.tensors().items()}
         return out
@@ -120,7 +141,7 @@ class Optimization:
                 prefix = f"adam.{name}."
                 state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 if state:  # the step count stays on the CPU, as Adam keeps it
-                    self.adam.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
+                    self.mover(p).state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
         self.extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
         for name, g in self.generators.items():
             g.set_state(tensors[f"rng.{name}"])
@@ -147,10 +168,8 @@ def optimize(
     bar = progress.stage(stage, steps, state.start)
     for i in range(state.start, steps):
         result = step(i)
-        state.adam.zero_grad(set_to_none=True)
-        result.loss.backward()
-        detectors.check(stage, i, result, [p.grad for p in state.parameters.values()])
-        state.adam.step()
+        detectors.check(stage, i, result, state.backward(result.loss))
+        state.update()
         done = i + 1
         bar.update(done)
         mark = time.perf_counter()

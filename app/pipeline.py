@@ -27,19 +27,19 @@ from app.run.signals import stop_signals
 from app.run.work import Clock, Work, choose_device, metadata, plan
 from app.stages.asset import export
 from app.stages.distil import distil
-from app.stages.fuse import finish, fuse_step, hull_mesh, pixel_size, round_length, start_fuse
+from app.stages.fuse import fuse_step, hull_mesh
 from app.stages.mirror import mirror
 from app.stages.project import make_projector, paint, vertex_colors
 from app.stages.reference import light_of, unlit, with_palette
+from app.stages.rounds import Now, finish, move, rounds_of
 from app.stages.sample import direct_cameras, picture_views, sample
 from app.text import shown
 from guidance.prior import UnfitPicture
 from guidance.priors.embedded import EmbeddedPrior
 from guidance.priors.known import Familiarity, familiarity, load_known
 from renderers.cameras import Cameras, orbit
-from renderers.mesh import render_mesh, vertex_normals
-from renderers.raster import make_context
-from renderers.remesh import remesh
+from renderers.frames import Rendered
+from renderers.mesh import vertex_normals
 
 if TYPE_CHECKING:
     from app.pictures.intake import References
@@ -258,14 +258,16 @@ def fuse(
         vertices, faces = hull.vertices, hull.faces
     carved = {"margin": hull.margin, "outvoted": hull.outvoted, "agreement": hull.agreement}
     job.run.event("hull", vertices=len(vertices), faces=len(faces), **carved)
-    for k in range(r.rounds):
-        with job.clock.part("remesh"):
-            length = round_length(vertices, faces, r, k, pixel_size(frames, cameras))
-            vertices, faces = remesh(vertices, faces, length)
-        state = start_fuse(vertices, faces, r, streams)
-        step = fuse_step(faces, frames, cameras, state, r, k, weights)
-        job.loop(f"fuse{k + 1}{tag}", state, r.fit, step, look_at_mesh(state.parameters["vertices"], faces))
-        vertices = state.parameters["vertices"].detach()
+    vertices, faces = move(
+        job,
+        "fuse",
+        tag,
+        (vertices, faces),
+        rounds_of(r, cameras.pixel(frames.shape[-1])),
+        streams,
+        lambda now, state, _: fuse_step(now, frames, cameras, r, weights),
+        look_at,
+    )
     job.pause("the texture")
     with job.clock.part("project"):
         vertices, faces = finish(vertices, faces, recipe.mesh)
@@ -278,7 +280,11 @@ def fuse(
         return Shape(vertices, faces, colors, lambda x: paint(projector, x), attributes)
 
 
-def look_at_mesh(vertices: Tensor, faces: Tensor) -> Look:
-    """A grey mesh as it is when it is looked at."""
-    context, grey = make_context(vertices.device), torch.full_like(vertices, 0.7)
-    return lambda cameras: render_mesh(context, vertices, faces, cameras, LIVE, grey)
+def look_at(now: Now) -> Look:
+    """A grey surface as it is when it is looked at."""
+
+    def look(cameras: Cameras) -> Rendered:
+        surface = now()
+        return surface.render(cameras, LIVE, torch.full_like(surface.vertices, 0.7))
+
+    return look

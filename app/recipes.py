@@ -29,6 +29,7 @@ ANNEALS = ("uniform", "linear", "sqrt", "dreamtime")
 INITS = ("ball", "direct")
 SYMMETRIES = ("none", "x")
 FINISHES = ("smooth", "lowpoly")
+SURFACES = ("mesh", "tetrahedra")
 BACKGROUNDS = ("auto", "alpha", "key", "grabcut", "rembg", "none")
 HOLES = ("auto", "cut", "keep")
 MAX_PROMPT = 500
@@ -119,12 +120,27 @@ class RefineRecipe:
     """Noise level sigma at the first step."""
     sigma_min: float = 0.45
     """Noise level sigma at the last step."""
-    rate_vertices: float = 0.001
-    """Adam's learning rate of vertex positions (world units)."""
+    surface: Annotated[str, one_of(*SURFACES)] = "mesh"
+    """What moves: mesh (its vertices, which keep their topology) or tetrahedra (signed distances on a grid: holes open
+    and close)."""
+    grid: int = 64
+    """Grid vertices along each axis, for tetrahedra."""
+    rounds: int = 2
+    """Rounds of remeshing and refining that the steps are divided into, coarse to fine."""
+    faces_coarse: int = 8000
+    """Triangles of the first round's mesh, about."""
+    faces_fine: int = 10000
+    """Triangles of the last round's mesh, about; --mesh.faces still holds for the result."""
+    rate: float = 0.004
+    """Root mean square of the vertices' first steps (world units)."""
+    rate_end: float = 0.0005
+    """The same of the last steps."""
+    smoothness: float = 5.0
+    """Lambda of the preconditioner I + lambda L: steps are smooth over about its square root in edges."""
+    weight_bend: float = 200.0
+    """Weight of 1 - cosine between the normals of neighbouring faces."""
     rate_color: float = 0.03
     """Adam's learning rate of the raw colour."""
-    laplacian: float = 150000.0
-    """Weight of the mean squared uniform Laplacian of the vertices."""
     smooth_color: float = 0.5
     """Weight of the colour's squared total variation."""
 
@@ -275,7 +291,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
             preset=name,
             field=FieldRecipe(steps=400, sets=2),
             mesh=MeshRecipe(resolution=128, faces=20000),
-            refine=RefineRecipe(steps=200, sets=2),
+            refine=RefineRecipe(steps=200, sets=2, faces_fine=20000),
             texture=TextureRecipe(size=2048),
         )
     if name == "high":
@@ -284,7 +300,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
             preset=name,
             field=FieldRecipe(steps=1000, sets=4, samples=96),
             mesh=MeshRecipe(resolution=160, faces=40000),
-            refine=RefineRecipe(steps=500, sets=4),
+            refine=RefineRecipe(steps=500, sets=4, faces_fine=40000),
             texture=TextureRecipe(size=2048),
         )
     raise UsageError(f"Unknown preset {name!r}; choose {_either(PRESETS)}.")
@@ -328,6 +344,7 @@ def check(recipe: Recipe) -> None:
         (recipe.init, INITS, "init"),
         (recipe.mesh.symmetry, SYMMETRIES, "symmetry"),
         (recipe.finish.kind, FINISHES, "finish"),
+        (recipe.refine.surface, SURFACES, "surface"),
         (recipe.guide.weight, WEIGHT_NAMES, "weight"),
         (recipe.picture.background, BACKGROUNDS, "background"),
         (recipe.picture.holes, HOLES, "choice of holes"),

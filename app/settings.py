@@ -28,6 +28,7 @@ from app.recipes import (
     INITS,
     MAX_PROMPT,
     PRECISIONS,
+    SURFACES,
     SYMMETRIES,
     PictureRecipe,
     Recipe,
@@ -47,6 +48,7 @@ OWN = (
 NOT_OFFERED = ("count", "rembg_model", "azimuth", "elevation", "background")  # of a picture: set by the page itself
 CHOICES: dict[str, tuple[str, ...]] = {
     "init": INITS,
+    "refine.surface": SURFACES,
     "device": DEVICES,
     "precision": PRECISIONS,
     "field.anneal": ANNEALS,

@@ -1,18 +1,28 @@
-"""The rasterizer's parts, numba against the torch twin, as ratios inside one run: `python -m benchmarks.raster`.
+"""The CPU's verbs, forward and backward, beside their torch twins and Mitsuba 3: `python -m benchmarks.raster`.
 
-Scenes: a 12,000-triangle sphere from 4 views at 64 pixels (what mesh refinement renders), a 20,000-triangle one at
-4 x 64 and 1 x 256. Times are medians in ms.
+Every row is one run on one machine: the least CPU time of some repeats in ms, and ratios to ours. 8 views; spheres of
+about --faces triangles in pictures of --sizes pixels. Twins are left out where a call takes them more than --patience
+seconds. Mitsuba (the extra `bench`) renders position, normal and depth with one sample a pixel, as `render_mesh` does
+before it smooths silhouettes; its scalar variant for the forward pass, its llvm variant with --llvm where an LLVM
+newer than 15 is found (15 has no code for AVX-512 here).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from renderers.cameras import orbit
+from renderers import mesh_cpu, mesh_twin
+from renderers.cameras import Cameras, orbit
 from renderers.mesh import render_mesh, vertex_normals
 from renderers.raster import (
     RasterizeCpuContext,
@@ -22,9 +32,18 @@ from renderers.raster import (
     cpu,
     interpolate,
     rasterize,
+    texture,
+    texture_construct_mip,
+    texture_cpu,
+    texture_twin,
     twin,
 )
-from renderers.raster.screen import project, snap
+from renderers.raster.rasterize import visible
+from renderers.raster.screen import project
+from renderers.raster.texels import pyramid
+
+VIEWS = 8
+Work = Callable[[], object]
 
 
 def globe(rings: int, spokes: int, radius: float = 0.8) -> tuple[Tensor, Tensor]:
@@ -45,69 +64,177 @@ def globe(rings: int, spokes: int, radius: float = 0.8) -> tuple[Tensor, Tensor]
     return vertices, torch.cat(parts).int()
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of `work` after two warm-up calls."""
+def milliseconds(work: Work, repeats: int) -> float:
+    """The least CPU time of `work`, of all threads, after a warm-up call: what else runs beside it counts least."""
     times = []
-    for i in range(repeats + 2):
-        start = time.perf_counter()
+    for i in range(repeats + 1):
+        start = time.process_time()
         work()
-        if i > 1:
-            times.append(time.perf_counter() - start)
-    return 1e3 * sorted(times)[len(times) // 2]
+        if i:
+            times.append(time.process_time() - start)
+    return 1e3 * min(times)
 
 
-def measure(rings: int, spokes: int, views: int, size: int, repeats: int = 15) -> None:
-    vertices, faces = globe(rings, spokes)
-    cameras = orbit(views, 0.3, 0.2)
-    color = vertices * 0.5 + 0.5
+def backward(work: Callable[[], Tensor], *inputs: Tensor) -> Work:
+    """`work` and its gradients."""
+    return lambda: torch.autograd.grad(work().sum(), inputs)
+
+
+def rows(vertices: Tensor, faces: Tensor, size: int) -> list[tuple[str, Work, Work | None]]:
+    """(name, ours, the twin) of everything that is measured."""
+    cameras = orbit(VIEWS, 0.3, 0.2)
     topology = antialias_construct_topology_hash(faces)
+    v, c = vertices.clone().requires_grad_(), (vertices * 0.5 + 0.5).requires_grad_()
     pos = cameras.clip(vertices)
-    screen, points = snap(pos, size, size), project(pos, size, size)
+    moving = pos.clone().requires_grad_()
     numba, plain = RasterizeCpuContext(), RasterizeTorchContext()
-    rast, _ = rasterize(numba, pos, faces, (size, size))
+    with torch.no_grad():
+        rast, _ = rasterize(numba, pos, faces, (size, size))
+        colors, _ = interpolate(c, rast, faces)
+    colors.requires_grad_()
+    ids, points = visible(numba, pos, faces, (size, size)), project(pos, size, size)
+    index = ids.reshape(-1).nonzero()[:, 0]
+    table = torch.cat([vertices, vertex_normals(vertices, faces), c.detach()], 1).requires_grad_()
 
-    print(f"\n{len(faces)} triangles, {views} x {size} x {size}, {torch.get_num_threads()} threads")
-    print(f"{'':24}{'numba ms':>10}{'torch ms':>10}{'ratio':>8}")
-    pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
-        ("visibility", lambda: cpu.visible(screen, faces), lambda: twin.visible(screen, faces)),
+    tex = torch.rand(1, 1024, 1024, 3).requires_grad_()
+    side = torch.linspace(0, 1, size)
+    uv = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).repeat(VIEWS, 1, 1, 1).requires_grad_()
+    level = (3 * torch.rand(VIEWS, size, size)).requires_grad_()
+    with torch.no_grad():
+        levels = pyramid([tex, *texture_construct_mip(tex)])
+    mips = type(levels)(levels.texels.requires_grad_(), levels.sizes)
+
+    def fused(backend: Any) -> Tensor:
+        _, covered = backend.surface(moving, table, faces, ids, index)
+        return backend.shade(covered, covered[:, 6:], index, cameras, size, False)
+
+    def looked(backend: Any) -> Tensor:
+        return backend.look_up(mips, uv, level, False, "wrap")
+
+    def rastered(ctx: Any) -> Tensor:
+        return rasterize(ctx, moving, faces, (size, size))[0]
+
+    def rendered() -> Tensor:
+        return render_mesh(numba, v, faces, cameras, size, c, topology).frames()
+
+    def smoothed() -> Tensor:
+        return antialias(colors, rast, moving, faces, topology)
+
+    return [
+        ("rasterize", lambda: rastered(numba), lambda: rastered(plain)),
+        ("  backward", backward(lambda: rastered(numba)[..., :3], moving), None),
+        ("interpolate", lambda: interpolate(c, rast, faces), None),
+        ("  backward", backward(lambda: interpolate(c, rast, faces)[0], c), None),
+        (
+            "texture, bilinear",
+            lambda: texture(tex, uv),
+            lambda: texture_twin.look_up(pyramid([tex]), uv, None, False, "wrap"),
+        ),
+        ("texture, mip", lambda: looked(texture_cpu), lambda: looked(texture_twin)),
+        (
+            "  backward",
+            backward(lambda: looked(texture_cpu), mips.texels, uv, level),
+            backward(lambda: looked(texture_twin), mips.texels, uv, level),
+        ),
         (
             "silhouette search",
             lambda: cpu.crossings(rast, points, faces, topology),
             lambda: twin.crossings(rast, points, faces, topology),
         ),
+        ("antialias", smoothed, None),
+        ("  backward", backward(smoothed, colors, moving), None),
+        ("surface and shading", lambda: fused(mesh_cpu), lambda: fused(mesh_twin)),
         (
-            "rasterize",
-            lambda: rasterize(numba, pos, faces, (size, size)),
-            lambda: rasterize(plain, pos, faces, (size, size)),
+            "  backward",
+            backward(lambda: fused(mesh_cpu), moving, table),
+            backward(lambda: fused(mesh_twin), moving, table),
         ),
+        ("render_mesh", rendered, None),
+        ("  backward", backward(rendered, v, c), None),
     ]
-    for name, fast, slow in pairs:
-        a, b = milliseconds(fast, repeats), milliseconds(slow, max(repeats // 3, 3))
-        print(f"{name:24}{a:10.2f}{b:10.2f}{b / a:8.1f}")
 
-    moving, painted = vertices.clone().requires_grad_(), color.clone().requires_grad_()
 
-    def step() -> None:
-        out = render_mesh(numba, moving, faces, cameras, size, painted, topology)
-        out.frames().square().mean().backward()
+def mitsuba_scene(vertices: Tensor, faces: Tensor, cameras: Cameras, size: int, variant: str) -> Work:
+    """A function that renders the mesh from every camera. ImportError without the extra `bench`."""
+    import drjit  # pyright: ignore[reportMissingImports]
+    import mitsuba as mi  # pyright: ignore[reportMissingImports]
+    import trimesh
 
-    alone: list[tuple[str, Callable[[], object]]] = [
-        ("topology (once a mesh)", lambda: antialias_construct_topology_hash(faces)),
-        ("vertex_normals", lambda: vertex_normals(vertices, faces)),
-        ("interpolate", lambda: interpolate(color, rast, faces)),
-        ("antialias", lambda: antialias(rast, rast, pos, faces, topology)),
-        ("render_mesh", lambda: render_mesh(numba, vertices, faces, cameras, size, color, topology)),
-        ("render_mesh + backward", step),
+    mi.set_variant(variant)
+    drjit.set_thread_count(torch.get_num_threads())
+    normals = vertex_normals(vertices, faces).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mesh.ply"
+        mesh = trimesh.Trimesh(vertices.numpy(), faces.numpy(), vertex_normals=normals, process=False)
+        mesh.export(path, vertex_normal=True)
+        scene = mi.load_dict(
+            {
+                "type": "scene",
+                "integrator": {"type": "aov", "aovs": "p:position,n:sh_normal,d:depth"},
+                "mesh": {"type": "ply", "filename": str(path)},
+            }
+        )
+    sensors = [
+        mi.load_dict(
+            {
+                "type": "perspective",
+                "fov": math.degrees(float(fov)),
+                "to_world": mi.ScalarTransform4f().look_at(origin=eye.tolist(), target=[0, 0, 0], up=[0, 1, 0]),
+                "film": {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"}},
+                "sampler": {"type": "independent", "sample_count": 1},
+            }
+        )
+        for eye, fov in zip(cameras.position(), cameras.fov, strict=True)
     ]
-    for name, work in alone:
-        print(f"{name:24}{milliseconds(work, repeats):10.2f}")
+    return lambda: [mi.render(scene, sensor=s, spp=1).array[0] for s in sensors]  # reading waits for the result
+
+
+def measure(rings: int, size: int, repeats: int, patience: float, variants: list[str]) -> list[dict[str, Any]]:
+    vertices, faces = globe(rings, rings)
+    print(f"\n{len(faces)} triangles, {VIEWS} x {size} x {size}, {torch.get_num_threads()} threads")
+    print(f"{'':24}{'ours ms':>10}{'us/pixel':>10}{'twin ms':>10}{'twin/ours':>10}")
+    out, ours = list[dict[str, Any]](), 0.0
+    for name, fast, slow in rows(vertices, faces, size):
+        a = milliseconds(fast, repeats)
+        line: dict[str, Any] = {"faces": len(faces), "size": size, "what": name, "ours": a}
+        ours = a if name == "render_mesh" else ours
+        told = f"{name:24}{a:10.2f}{1e3 * a / (VIEWS * size * size):10.3f}"
+        if slow is not None:
+            start = time.perf_counter()
+            slow()
+            if time.perf_counter() - start < patience:
+                line["twin"] = milliseconds(slow, max(2, repeats // 3))
+                told += f"{line['twin']:10.1f}{line['twin'] / a:10.1f}"
+            else:
+                told += f"{'> ' + str(round(1e3 * patience)):>10}"
+        print(told, flush=True)
+        out.append(line)
+    for variant in variants:
+        b = milliseconds(mitsuba_scene(vertices, faces, orbit(VIEWS, 0.3, 0.2), size, variant), repeats)
+        print(f"{'Mitsuba ' + variant:24}{b:10.2f}{'':10}{'':10}{b / ours:10.1f} of render_mesh")
+        out.append({"faces": len(faces), "size": size, "what": variant, "ours": ours, "mitsuba": b})
+    return out
 
 
 def main() -> None:
-    cpu.compile_kernels()
-    measure(61, 100, 4, 64)
-    measure(101, 100, 4, 64)
-    measure(101, 100, 1, 256)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--faces", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=3.0, help="seconds of one call of a twin")
+    parser.add_argument("--no-mitsuba", action="store_true")
+    parser.add_argument("--llvm", action="store_true", help="Mitsuba's llvm variant too")
+    parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
+    a = parser.parse_args()
+    for compiled in (cpu, texture_cpu, mesh_cpu):
+        compiled.compile_kernels()
+    variants = [] if a.no_mitsuba else ["scalar_rgb", *(["llvm_ad_rgb"] if a.llvm else [])]
+    found = list[dict[str, Any]]()
+    for faces in a.faces:
+        for size in a.sizes:
+            found += measure(round(math.sqrt(faces / 2)) + 1, size, a.repeats, a.patience, variants)
+            if a.out:
+                a.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class Cameras:
         """(B, 3) camera centres in the world."""
         return self.rotation()[:, :, 2] * self.distance[:, None]
 
+    def pixel(self, resolution: int) -> float:
+        """World units across a pixel of the first camera's picture, at the origin."""
+        return float(2 * self.distance[0] * torch.tan(self.fov[0] / 2)) / resolution
+
     def world_to_camera(self) -> Tensor:
         """(B, 4, 4) view matrices."""
         r = self.rotation().transpose(1, 2)

@@ -13,18 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from renderers import mesh_cpu, mesh_twin
 from renderers.cameras import Cameras
 from renderers.frames import Rendered
-from renderers.raster import RasterizeContext, Topology, antialias, interpolate, rasterize
-
-_TINY = 1e-20  # squared length below which a vector has no direction: its gradient would overflow
-
-
-def _unit(v: Tensor) -> Tensor:
-    """`v` (..., 3) over its length; zero, without gradient, where it has none."""
-    square = (v * v).sum(-1, keepdim=True)
-    long = square > _TINY
-    return torch.where(long, v, 0) * torch.where(long, square, 1).rsqrt()
+from renderers.mesh_twin import TINY, unit
+from renderers.raster import RasterizeContext, Topology, antialias
+from renderers.raster.rasterize import visible
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
@@ -38,12 +32,12 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     ab, bc, ca = b - a, c - b, a - c
     normal = torch.linalg.cross(ab, -ca)
     square = (normal * normal).sum(-1)
-    flat = square <= _TINY
+    flat = square <= TINY
     double_area = torch.where(flat, 1, square).sqrt()
     cosine = torch.stack([-(ab * ca).sum(-1), -(bc * ab).sum(-1), -(ca * bc).sum(-1)])
     angle = torch.where(flat, 0, torch.atan2(double_area, cosine))
     weighted = angle[..., None] * (normal / double_area[:, None])
-    return _unit(torch.zeros_like(vertices).index_add(0, index, weighted.reshape(-1, 3)))
+    return unit(torch.zeros_like(vertices).index_add(0, index, weighted.reshape(-1, 3)))
 
 
 def render_mesh(
@@ -75,26 +69,16 @@ def render_mesh(
         raise ValueError(f"resolution and supersample must be at least 1, got {resolution} and {supersample}.")
     size = resolution * supersample
     pos = cameras.clip(vertices)
-    rast, _ = rasterize(ctx, pos, faces, (size, size))
+    ids = visible(ctx, pos, faces, (size, size))
     normals = vertex_normals(vertices, faces) if normals is None else normals
-    attributes = [vertices, normals] if callable(color) else [vertices, normals, color]
-    surface, _ = interpolate(torch.cat(attributes, 1), rast, faces)
-
-    # shade covered pixels only
-    flat = surface.reshape(-1, surface.shape[-1])
-    index = rast[..., 3].detach().reshape(-1).nonzero()[:, 0]
-    covered = flat.index_select(0, index)
-    view = index // (size * size)
-    point = covered[:, :3]
-    base = color(point) if callable(color) else covered[:, 6:]
-    to_camera = cameras.position().index_select(0, view) - point
-    depth = to_camera.norm(dim=1, keepdim=True)
-    normal = _unit(covered[:, 3:6])
-    if two_sided:
-        normal = torch.where((normal * to_camera).sum(1, keepdim=True).detach() < 0, -normal, normal)
-    normal = (cameras.rotation().index_select(0, view) * normal[:, :, None]).sum(1)
-    shaded = torch.cat([base, torch.ones_like(depth), normal, depth], 1)
-    picture = shaded.new_zeros(len(flat), 8).index_copy(0, index, shaded).reshape(*rast.shape[:3], 8)
+    attributes = torch.cat([vertices, normals] if callable(color) else [vertices, normals, color], 1)
+    index = ids.reshape(-1).nonzero()[:, 0]
+    backend = mesh_cpu if vertices.device.type == "cpu" else mesh_twin
+    rast, covered = backend.surface(pos, attributes, faces, ids, index)
+    base = color(covered[:, :3]) if callable(color) else covered[:, 6:]
+    if base.shape != (len(index), 3) or base.dtype != pos.dtype or attributes.dtype != pos.dtype:
+        raise ValueError(f"color must be (V, 3) or give (N, 3), float32, got {base.dtype} {tuple(base.shape)}.")
+    picture = backend.shade(covered, base, index, cameras, size, two_sided)
 
     picture = antialias(picture, rast, pos, faces, topology).flip(1).permute(0, 3, 1, 2)
     if supersample > 1:

@@ -53,19 +53,49 @@ def factorised(faces: Tensor, vertices: int, smoothness: float) -> SuperLU:
     return splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True, "DiagPivotThresh": 0.0})
 
 
+Solve = Callable[[Tensor], Tensor]
+"""(I + lambda L)^-2 of a gradient (N, C): float64 on the CPU."""
+
+
+def over_mesh(faces: Tensor, vertices: int, smoothness: float = 20.0) -> Solve:
+    """For the vertices of a mesh with `faces` (F, 3)."""
+    factor = factorised(faces, vertices, smoothness)
+
+    def solve(gradient: Tensor) -> Tensor:
+        return torch.from_numpy(factor.solve(factor.solve(gradient.detach().cpu().double().numpy())))
+
+    return solve
+
+
+def over_grid(resolution: int, smoothness: float = 20.0) -> Solve:
+    """For the vertices of a grid, R^3 in a row: cosines are the eigenvectors of its Laplacian."""
+    from scipy.fft import dctn, idctn
+
+    wave = 2 - 2 * np.cos(np.pi * np.arange(resolution) / resolution)
+    damped = 1 / (1 + smoothness * (wave[:, None, None] + wave[:, None] + wave))[..., None] ** 2
+
+    def solve(gradient: Tensor) -> Tensor:
+        g = gradient.detach().cpu().double().numpy().reshape(*[resolution] * 3, -1)
+        out = idctn(np.asarray(dctn(g, axes=(0, 1, 2))) * damped, axes=(0, 1, 2))
+        return torch.from_numpy(np.asarray(out)).reshape(gradient.shape)
+
+    return solve
+
+
 class LargeSteps(torch.optim.Optimizer):
-    """The update above, of one parameter: the vertices (V, 3) of a mesh with `faces` (F, 3). `lr` is the rate."""
+    """The update above, of one parameter (N, C). `lr` is the rate. `sparse`: most rows have no gradient (a grid's,
+    away from the surface), so the mean of |d_i|^2 is weighted by itself."""
 
     def __init__(
         self,
-        vertices: Tensor,
-        faces: Tensor,
+        parameter: Tensor,
+        solve: Solve,
         lr: float,
-        smoothness: float = 20.0,
         betas: tuple[float, float] = (0.9, 0.95),
+        sparse: bool = False,
     ):
-        super().__init__([vertices], {"lr": lr, "betas": betas})
-        self.factor = factorised(faces, len(vertices), smoothness)
+        super().__init__([parameter], {"lr": lr, "betas": betas})
+        self.solve, self.sparse = solve, sparse
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -79,12 +109,13 @@ class LargeSteps(torch.optim.Optimizer):
             state["step"] = torch.zeros(())
             state["mean"], state["square"] = torch.zeros_like(p), torch.zeros((), dtype=torch.float64)
         (b1, b2), rate = group["betas"], group["lr"]
-        gradient = p.grad.detach().cpu().double().numpy()
-        d = torch.from_numpy(self.factor.solve(self.factor.solve(gradient)))
+        d = self.solve(p.grad)
         state["step"] += 1
         n = float(state["step"])
+        square = d.square().sum(1)
+        mean = (square * square).sum() / square.sum().clamp(min=1e-300) if self.sparse else square.mean()
         state["mean"].mul_(b1).add_(d.to(p), alpha=1 - b1)
-        state["square"].mul_(b2).add_(d.square().sum(1).mean().to(p.device), alpha=1 - b2)
+        state["square"].mul_(b2).add_(mean.to(p.device), alpha=1 - b2)
         scale = (state["square"] / (1 - b2**n)).sqrt().clamp(min=1e-30)
         move = state["mean"] / (1 - b1**n) / scale.to(p)
         length = move.norm(dim=1, keepdim=True)

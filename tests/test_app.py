@@ -120,7 +120,7 @@ def test_a_mesh_may_fill_the_picture(tmp_path: Path) -> None:
     state = Optimization({"p": p}, {"p": 0.1}, generators(0))
     nothing = Progress(quiet=True)
     optimize(_run(tmp_path), "toy", state, 50, _step(p, 1.0), lambda *_: None, nothing, lambda: False, solid=True)
-    assert state.adam.state[p]["step"] == 50
+    assert state.movers[0].state[p]["step"] == 50
 
 
 def test_a_healthy_run_and_a_short_dip_do_not_stop(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_short_run_leaves_a_complete_folder(finished: tuple[Path, dict]) -> No
     assert metadata["loop_ratio"] > 1 and metadata["seconds_prior"] > 0 and metadata["peak_memory_mb"] < 3000
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert next(e["event"] for e in events) == "start" and [e["event"] for e in events][-1] == "done"
-    assert {e["stage"] for e in events if e["event"] == "step"} == {"field", "refine"}
+    assert {e["stage"] for e in events if e["event"] == "step"} == {"field", "refine1", "refine2"}
     assert (folder / "previews" / "field-00001.png").is_file() and (folder / "previews" / "field-00014.png").is_file()
     assert {p.name for p in folder.rglob(".*")} == {".lock"}, "temporary files must be gone"
     assert yaml.safe_load((folder / "config.yaml").read_text())["field"]["steps"] == 14

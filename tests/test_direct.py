@@ -22,7 +22,8 @@ from app.recipes import DirectRecipe, Recipe
 from app.run.folder import Run, create_run, generators
 from app.run.progress import Progress
 from app.run.work import Clock, Work
-from app.stages.fuse import bending, hull_mesh, neighbours
+from app.stages.fuse import hull_mesh
+from app.stages.rounds import bending, neighbours
 from app.stages.sample import direct_cameras, sample
 from guidance.direct import joint_conditions, prior_score, sample_frames
 from guidance.prior import Prediction, squared_cosine_schedule
@@ -314,7 +315,7 @@ def test_a_distillation_starts_from_direct(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     stages = list(dict.fromkeys(e["stage"] for e in events if e["event"] == "step"))
-    assert stages == ["sample", "fuse1", "field", "refine"]
+    assert stages == ["sample", "fuse1", "field", "refine1", "refine2"]
     start = next(e for e in events if e["event"] == "step" and e["stage"] == "field")
     last = [e for e in events if e["event"] == "step" and e["stage"] == "fuse1"][-1]
     assert abs(start["opacity"] - last["opacity"]) < 0.25 * last["opacity"], "the field starts as the fused shape"

@@ -22,8 +22,8 @@ from app.run.folder import create_run
 from app.run.progress import Progress
 from app.run.work import Clock, Work
 from app.stages.asset import export, lowpoly
-from app.stages.fuse import finish
 from app.stages.mirror import mirror, mirrored_shape
+from app.stages.rounds import finish
 from renderers.cameras import orbit
 from renderers.flatten import flatten
 from renderers.isosurface import signed_volume
@@ -235,7 +235,7 @@ def test_a_run_is_mirrored_and_finished(tmp_path: Path) -> None:
 def test_a_fitted_mesh_that_nothing_can_be_made_of_is_a_collapse_with_a_sentence() -> None:
     v, f = shape("ball")
     for broken in (torch.zeros_like(v), torch.full_like(v, float("nan"))):
-        with pytest.raises(CollapseError, match=r"The fused mesh is of no use: .*\w\. Try another --seed\."):
+        with pytest.raises(CollapseError, match=r"The fitted mesh is of no use: .*\w\. Try another --seed\."):
             finish(broken, f, MeshRecipe())
     with pytest.raises(CollapseError, match="no triangles"):
         finish(v, f[:0], MeshRecipe())

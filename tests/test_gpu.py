@@ -16,6 +16,7 @@ from renderers.mesh import render_mesh
 from renderers.raster import make_context
 from renderers.volume import render_field
 from tests.objects import car
+from tests.training import write_meshes
 
 pytestmark = pytest.mark.gpu
 
@@ -42,3 +43,13 @@ def test_a_short_run_on_the_gpu(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert Path(json.loads(done.stdout)["files"]["mesh.glb"]).stat().st_size > 0
+
+
+def test_a_short_training_on_the_gpu_skips_no_step(tmp_path: Path) -> None:
+    write_meshes(tmp_path / "meshes", 30)
+    line = ["train", "--data", str(tmp_path / "meshes"), "--out", str(tmp_path / "out"), "--device", "cuda"]
+    line += ["--steps", "60", "--checks", "2", "--sheet", "2", "--random-sets", "2", "--recolored-sets", "1"]
+    r = subprocess.run([sys.executable, "-m", "app.cli", *line], capture_output=True, text=True, timeout=600)
+    assert r.returncode == 0, r.stderr
+    log = [json.loads(x) for x in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert log[-1]["skipped"] == 0 and log[-1]["x0"] < log[0]["x0"] and log[-1]["frames"] >= 60 * 780

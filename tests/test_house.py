@@ -15,6 +15,10 @@ from guidance.settings import DIVERGENCES, WEIGHT_NAMES
 ROOT = Path(__file__).parents[1]
 ROOMS = ("polymode", "app", "guidance", "renderers", "threestudio_ext", "assets")
 KIT = {"app.lowpoly", "app.augment", "app.photograph"}  # old names for the training kit
+TRAIN = {  # `polymode train`: its flags, its body
+    "app.commands": {"app.training.options", "app.training.options.Train"},
+    "app.cli": {"app.training.command", "app.training.command.run_train"},
+}
 DOOR = {"app.evaluate.command"}  # `evaluate prior --data FOLDER`: only those who have the data
 
 
@@ -61,19 +65,25 @@ def test_dependencies_point_one_way(room: str, forbidden: tuple[str, ...]) -> No
     assert not wrong
 
 
-def test_nothing_that_a_user_runs_imports_what_trains() -> None:
+def test_nothing_but_the_command_that_trains_imports_what_trains() -> None:
     trains = (
         "app.training",
         "guidance.priors.embedded_train",
         "guidance.priors.embedded_sets",
-        "guidance.priors.muon",
     )
     wrong = {
         module
         for module, names in GRAPH.items()
         if not any(within(module, t) for t in trains) and any(within(n, t) for n in names for t in trains)
     }
-    assert wrong == KIT | DOOR
+    assert wrong == KIT | DOOR | set(TRAIN)
+    for module, only in TRAIN.items():
+        assert {n for n in GRAPH[module] if within(n, "app.training")} == only
+    source = (ROOT / "app" / "cli.py").read_text(encoding="utf-8")
+    at_once = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert not [n for n in at_once if "training" in ast.unparse(n)], "only `polymode train` loads it"
+    flags = GRAPH["app.training.options"]
+    assert not [n for n in flags if n.startswith(("app.", "guidance")) and not within(n, "app.choices")], flags
 
 
 def test_the_names_of_settings_are_those_of_the_formulas() -> None:

@@ -15,7 +15,7 @@ from renderers.cameras import Cameras, make_cameras, orbit
 from renderers.distance import signed_distance, winding
 from renderers.fields import trilinear, vertex_positions
 from renderers.hull import carve, project, silhouette_distance
-from renderers.precondition import LargeSteps, combinatorial_laplacian, factorised
+from renderers.precondition import LargeSteps, combinatorial_laplacian, factorised, over_grid, over_mesh
 from renderers.remesh import remesh
 from renderers.snapshot import snapshots
 from tests.objects import Mesh, car, sword, table
@@ -135,7 +135,7 @@ def test_large_steps_are_smooth_bounded_and_converge() -> None:
     v, f = solid(trimesh.creation.icosphere(3))
     target = v * torch.tensor([1.2, 0.8, 1.0])
     p = v.clone().requires_grad_(True)
-    optimizer = LargeSteps(p, f, lr=0.02, smoothness=10)
+    optimizer = LargeSteps(p, over_mesh(f, len(p), 10), lr=0.02)
     noise = torch.zeros_like(v)
     noise[0] = 1
     p.grad = noise.clone()
@@ -144,7 +144,7 @@ def test_large_steps_are_smooth_bounded_and_converge() -> None:
     assert float(moved[0]) == float(moved.max()) <= 4.001 * 0.02
     assert int((moved > 0.1 * moved.max()).sum()) > 10, "one vertex's gradient moves its neighbourhood"
     p = v.clone().requires_grad_(True)
-    optimizer = LargeSteps(p, f, lr=0.02, smoothness=10)
+    optimizer = LargeSteps(p, over_mesh(f, len(p), 10), lr=0.02)
     for i in range(120):
         optimizer.param_groups[0]["lr"] = 0.02 * 0.96**i
         p.grad = None
@@ -178,3 +178,12 @@ def test_no_guess_empties_a_ray_through_a_sure_silhouette() -> None:
     assert (kept >= plain - 1e-5)[plain > 0].all(), "what all agree on stays"
     with pytest.raises(ValueError, match="cannot be outvoted"):
         carve(alpha, cameras, 16, outvoted=3, sure=[0])
+
+
+def test_on_a_grid_the_preconditioner_is_the_same_matrix() -> None:
+    """Against I + lambda L of a 4 x 4 x 4 grid's edges, built densely."""
+    at = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    near = np.abs(at[:, None] - at[None]).sum(2) == 1
+    matrix = np.eye(64) + 7.0 * (np.diag(near.sum(1)) - near)
+    x = np.random.default_rng(0).normal(size=(64, 2))
+    np.testing.assert_allclose(over_grid(4, 7.0)(torch.from_numpy(matrix @ matrix @ x)).numpy(), x, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The training pack's reader, on a pack written here in the documented format, and the trainer's source over it."""
+"""The training packs' reader, on packs written here in the documented format, and what is made of their objects."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 import torch
 
 from app.training.augment import PALETTE, SYNONYMS, dominant_group, mirrored, reworded
-from app.training.data import Pack, family_weights, load_pack, split_families
+from app.training.augment import recolored as recoloured
+from app.training.calibrate import known_names
+from app.training.data import Pack, family_weights, load_pack, open_arrays, save_arrays, split_families, unseen
+from app.training.folder import read_objects
 from app.training.photograph import photograph
-from app.training.prior import Augment, PackSource
-from guidance.priors.text import TextEncoder
+from app.training.rendering import draw
 from tests.objects import OBJECTS
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """Three objects made in code, twenty times over in families of their own, delta-coded as the pack is."""
-    folder = tmp_path_factory.mktemp("pack")
+def write_pack(folder: Path, file: str, name: str = "") -> None:
+    """Three objects made in code, twenty times over in families of their own, delta-coded as the packs are."""
     meshes = [m for _ in range(20) for m in OBJECTS.values()]
     rows = [
-        {"family": f"us:{name}-{k}", "captions": [name, name.split()[-1]], "id": f"{k}-{name}"}
-        | {"name": name.split()[-1], "category": "toy"}
+        {"family": f"us:{name}{words}-{k}", "captions": [words, words.split()[-1]], "id": f"{file}-{k}-{words}"}
+        | {"name": name or words.split()[-1], "category": "toy"}
         for k in range(20)
-        for name in OBJECTS
+        for words in OBJECTS
     ]
     v = np.concatenate([np.round(m[0] * 2047).astype(np.int16) for m in meshes])
     c = np.concatenate([np.round(m[2] * 255).astype(np.uint8) for m in meshes])
@@ -42,8 +42,21 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    (folder / "lowpoly.npz.xz").write_bytes(lzma.compress(buffer.getvalue(), preset=0))
-    (folder / "lowpoly.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / f"{file}.npz.xz").write_bytes(lzma.compress(buffer.getvalue(), preset=0))
+    (folder / f"{file}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both packs; the second's objects are all called couches."""
+    folder = tmp_path_factory.mktemp("pack")
+    write_pack(folder, "lowpoly")
+    write_pack(folder, "more", "two-seat couch")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pack(folder: Path) -> Pack:
     return load_pack(folder)
 
 
@@ -65,48 +78,48 @@ def test_whole_families_are_held_out_and_large_ones_weigh_less(pack: Pack) -> No
     assert weights[4] == pytest.approx(2 * weights[0] / 4**0.4) and weights.sum() == pytest.approx(1)
 
 
-def test_the_source_draws_training_objects_with_their_own_captions(pack: Pack, tmp_path: Path) -> None:
-    plain = Augment(recolor=0, mirror=0, reword=False)
-    source = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors", plain)
-    again = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors")
-    assert source.embeddings.keys() == again.embeddings.keys()
-    assert all(torch.equal(source.embeddings[c], again.embeddings[c]) for c in source.embeddings)
-    g = torch.Generator().manual_seed(0)
-    frames, captions = source.draw(6, torch.zeros(6, 2), torch.zeros(6, 2), 32, g)
-    assert frames.shape == (12, 7, 32, 32)
-    training = {c for i in source.training for c in pack.rows[i]["captions"]}
-    assert set(captions) <= training
-    names = list(OBJECTS)
-    for k, caption in enumerate(captions):
-        i = next(j for j, name in enumerate(names) if caption in (name, name.split()[-1]))
-        own = source._render([pack.mesh(i)], torch.zeros(1, 2), torch.zeros(1, 2), 32)
-        torch.testing.assert_close(frames[2 * k : 2 * k + 2], own)
-    text = source.text([*captions[:5], "", "words it has not seen"])
-    assert text.mask[5].sum() == 2, "a dropped text is [CLS] [SEP]"
-    own = source.embeddings[captions[0]]
-    assert torch.equal(own.float(), text.tokens[0, : len(own)]) and int(text.mask[0].sum()) == len(own)
+def test_both_packs_train_split_by_family_without_what_eval100_calls_unseen(folder: Path, tmp_path: Path) -> None:
+    objects = read_objects(folder, print)
+    rows = objects.pack.rows
+    assert len(rows) == 120 and rows[0]["id"].startswith("lowpoly") and rows[60]["id"].startswith("more")
+    for i in (1, 61):
+        for mine, theirs in zip(
+            objects.pack.mesh(i), load_pack(folder, rows[i]["id"].split("-")[0]).mesh(1), strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+    assert unseen(rows) == set(range(60, 120)), "couch is a word of the near prompts"
+    assert objects.training == [i for i in split_families(rows)[0] if i < 60]
+    assert objects.held_out == split_families(rows)[1]
+    assert not unseen([{"name": "couching"}, {"name": "cowboy"}]) and unseen([{"name": "Small Rowboat"}]) == {0}
+    save_arrays(objects.pack, tmp_path / "arrays")
+    mapped = open_arrays(tmp_path / "arrays")
+    assert all(np.array_equal(a, b) for a, b in zip(mapped.mesh(119), objects.pack.mesh(119), strict=True))
+    assert known_names(folder)[0] == ["car", "mushroom", "tree"], "what is held back is no known name"
 
 
-def test_changed_objects_are_what_their_captions_say(pack: Pack, tmp_path: Path) -> None:
-    source = PackSource(pack, TextEncoder(), tmp_path / "c.safetensors", Augment(recolor=1, mirror=1, reword=False))
+def test_changed_objects_are_what_their_captions_say(pack: Pack) -> None:
+    changed = 0
     for index in range(3):
-        v, n, c, f = pack.mesh(index)
-        (mv, mn, mc, mf), caption = source._object(index, [0, 0, 4 / len(PALETTE) + 1e-6, 0, 0, 0, 0])
+        mesh = pack.mesh(index)
+        v, n, c, f = mesh
+        mv, mn, _, mf = mirrored(mesh)
         np.testing.assert_array_equal(mv, v * [-1, 1, 1])
-        assert mirrored((mv, mn, mc, mf))[0].tolist() == v.tolist()
+        assert mirrored(mirrored(mesh))[0].tolist() == v.tolist()
 
         # outward normals stay outward: geometric and stored normals agree as often as before
         def outward(v, n, f):
             return float((np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]) * n[f].sum(1)).sum(1).mean())
 
         assert outward(mv, mn, mf) == pytest.approx(outward(v, n, f), rel=1e-4)
-        group, share = dominant_group((v, n, c, f))
+        group, share = dominant_group(mesh)
+        other = recoloured(mesh, list(PALETTE)[4])
         if share < 0.4:
-            assert caption in pack.rows[index]["captions"]
+            assert other is None
             continue
-        assert caption == f"a blue {pack.rows[index]['name']}"
-        blue = mc[group]
-        assert (blue[:, 2] > blue[:, 0] + 0.2).all() and np.array_equal(mc[~group], c[~group])
+        assert other is not None
+        blue, changed = other[2][group], changed + 1
+        assert (blue[:, 2] > blue[:, 0] + 0.2).all() and np.array_equal(other[2][~group], c[~group])
+    assert changed
 
 
 def test_captions_in_other_words_leave_out_the_words_that_eval100_asks_about() -> None:
@@ -118,9 +131,9 @@ def test_captions_in_other_words_leave_out_the_words_that_eval100_asks_about() -
     assert reworded("a sofa bed frame", 0.9, 0.0) == "a sofa bed frame"
 
 
-def test_photographs_keep_the_cut_out_and_lose_the_normals(pack: Pack, tmp_path: Path) -> None:
-    source = PackSource(pack, TextEncoder(), tmp_path / "captions.safetensors")
-    frames, _ = source.draw(4, torch.zeros(4, 1), torch.zeros(4, 1), 64, torch.Generator().manual_seed(1))
+def test_photographs_keep_the_cut_out_and_lose_the_normals(pack: Pack) -> None:
+    front = np.zeros((4, 1), np.float32)
+    frames = draw([pack.mesh(i) for i in (0, 1, 2, 0)], front, front, 64)
     photo = photograph(frames, torch.Generator().manual_seed(2))
     assert torch.equal(photo[:, 3], frames[:, 3]) and (photo[:, 4:] == 0.5).all()
     outside = frames[:, 3:4] == 0

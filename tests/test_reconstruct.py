@@ -91,7 +91,7 @@ def test_distillation_goes_on_from_the_direct_result_and_two_pictures_are_placed
     assert pictures[0]["notes"] == [told] and pictures[1]["notes"] == [] and f"one.jpg: {told}\n" in result.stderr
     assert min(p["psnr"] for p in pictures) > 15
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert {e["stage"] for e in events if e["event"] == "step"} >= {"sample", "fuse1", "field", "refine"}
+    assert {e["stage"] for e in events if e["event"] == "step"} >= {"sample", "fuse1", "field", "refine1"}
 
 
 def test_bad_pictures_and_flags_are_one_sentence(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "reconstruct --help",
         "compare --help",
         "serve --help",
+        "train --help",
         "models list",
         "models list --json",
         "jobs",

@@ -135,7 +135,8 @@ def plan(recipe: Recipe) -> dict[str, float]:
             out[f"field{tag}"] = 0.13 * f.steps * f.sets
             out[f"mesh{tag}"] = 1.0
             if r.steps:
-                out[f"refine{tag}"] = 0.12 * r.steps * r.sets
+                rounds = min(r.rounds, r.steps)
+                out |= {f"refine{n + 1}{tag}": 0.12 * r.steps * r.sets / rounds for n in range(rounds)}
     return out | {"texture": 4.0}
 
 

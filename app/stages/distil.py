@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from app.candidates import Fused, Shape
+from app.optimize import Optimization
+from app.run.live import Look
 from app.run.work import Work
 from app.stages.field import field_of_mesh, field_step, start_field
-from app.stages.mesh import extract, refine_step, start_refine
+from app.stages.mesh import extract, refine_step, start_color
 from app.stages.reference import Anchor
+from app.stages.rounds import Now, Step, finish, move, rounds_of
 from app.stages.views import start_method
-from renderers.cameras import Cameras
+from renderers.cameras import Cameras, orbit
 from renderers.fields import GridField
 from renderers.frames import Rendered
-from renderers.mesh import render_mesh
-from renderers.raster import make_context
 from renderers.volume import render_field
 
 
@@ -50,28 +51,31 @@ def distil(
 
     job.loop(f"field{tag}", state, r.steps, step, seen, solid=False)
 
+    finest = max(recipe.mesh.faces, recipe.refine.faces_fine if recipe.refine.steps else 0)  # decimated at the end
     job.pause("the mesh")
     with job.clock.part("mesh"):
         bar = job.progress.stage(f"mesh{tag}", 1)
         vertices, faces = extract(
-            GridField(grown.raw_density.detach(), grown.raw_color.detach(), grown.density_scale), recipe.mesh
+            GridField(grown.raw_density.detach(), grown.raw_color.detach(), grown.density_scale),
+            dataclasses.replace(recipe.mesh, faces=finest),
         )
         vertices, faces = vertices.to(job.device), faces.to(job.device)
         bar.update(1)
         bar.close()
     job.run.event("mesh", vertices=len(vertices), faces=len(faces))
 
-    solid, state = start_refine(vertices, grown, recipe.refine, streams)
+    solid, color = start_color(grown, recipe.refine)
     if recipe.refine.steps:
         method = start_method(recipe, prior, recipe.refine.scale, seed, told, r.scale, drawn)
-        step = refine_step(vertices, faces, solid, state, recipe.refine, prior, method, blind, anchor)
-        surface, offsets = vertices, state.parameters["offsets"]
-        context = make_context(vertices.device)
+        rounds = rounds_of(recipe.refine, orbit(1).pixel(size))
 
-        def look(cameras: Cameras) -> Rendered:
-            return render_mesh(context, surface + offsets, faces, cameras, size, solid.color_at)
+        def step_of(now: Now, state: Optimization, k: int) -> Step:
+            return refine_step(now, solid, state, recipe.refine, prior, method, rounds.before(k), blind, anchor)
 
-        job.loop(f"refine{tag}", state, recipe.refine.steps, step, look)
-        vertices = (vertices + offsets).detach()
+        def look_of(now: Now) -> Look:
+            return lambda cameras: now().render(cameras, size, solid.color_at)
+
+        vertices, faces = move(job, "refine", tag, (vertices, faces), rounds, streams, step_of, look_of, color)
+        vertices, faces = finish(vertices, faces, recipe.mesh)
     light = None if start is None else start.light
     return Shape(vertices, faces, solid.color_at, lambda p: solid.color_at(p).detach(), light=light)

@@ -1,1 +1,1 @@
-"""What trains and ships weights: for the project's own people. Nothing that a user runs imports it."""
+"""What trains and ships weights. Of all that a user runs, `polymode train` alone imports it."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import lab2rgb, rgb2lab
 
-Mesh = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
+from app.training.data import Mesh
 
 # sRGB of the colours an object may be given
 PALETTE: Mapping[str, tuple[float, float, float]] = {

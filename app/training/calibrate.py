@@ -8,7 +8,6 @@ the fit with its cross-validated Brier score.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from app.evaluate.network import load_evaluator
 from app.evaluate.nouns import classes, eval100, prompt_of
 from app.evaluate.prior import Sampling, sample_prompt
 from app.models import load_prior, weights_folder
-from app.training.data import split_families
+from app.training.data import packs_in, read_rows, split_families, unseen
 from guidance.priors.known import embed_names, plain, save_known
 
 FOREIGN = """violin, helicopter, elephant, giraffe, bicycle, umbrella, telephone, typewriter, camera, piano, guitar,
@@ -67,23 +66,30 @@ def brier(c: NDArray[np.float64], hit: NDArray[np.float64], folds: int = 5) -> f
     return float(error.mean())
 
 
+def known_names(data: Path) -> tuple[list[str], list[str]]:
+    """(names that training has seen, names of held-out families), of all packs in a folder."""
+    rows = [r for name in packs_in(data) for r in read_rows(data, name)]
+    training, held = split_families(rows)
+    hidden = unseen(rows)
+    seen = {plain(rows[i]["name"]) for i in training if i not in hidden}
+    return sorted(seen), sorted({plain(rows[i]["name"]) for i in held})
+
+
 def main() -> None:
     a = tyro.cli(Arguments)
-    rows = [json.loads(line) for line in (a.data / "lowpoly.jsonl").read_text(encoding="utf-8").splitlines()]
-    training, held = split_families(rows)
-    names = sorted({plain(rows[i]["name"]) for i in training})
+    names, held_names = known_names(a.data)
     fixed = eval100()
     asked = {p.noun for p in fixed} | {plain(p.text) for p in fixed}
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(a.seed)).tolist()
     familiar = [names[i] for i in order if names[i] not in asked][: a.familiar]
-    unseen = [n for n in sorted({plain(rows[i]["name"]) for i in held}) if n not in asked and n not in names]
+    strange = [n for n in held_names if n not in asked and n not in names]
     prior = load_prior(a.prior, torch.device("cpu"))
     known = embed_names(prior.encoder, names)
     centre = known.mean(0)
     unit = F.normalize(known - centre, dim=1)
     evaluator, kinds, how = load_evaluator(), classes(fixed), Sampling(steps=a.steps)
     cosines, hits, groups = [], [], []
-    for group, prompts in (("familiar", familiar), ("held-out", unseen), ("foreign", FOREIGN)):
+    for group, prompts in (("familiar", familiar), ("held-out", strange), ("foreign", FOREIGN)):
         for prompt in prompts:
             frames, azimuth = sample_prompt(prior, f"a {prompt}", how, a.seed)
             record = measure(evaluator, frames, azimuth, prompt_of(f"a {prompt}", ()), kinds, "prior", {})

@@ -49,8 +49,9 @@ def left(seconds: Any) -> str:
 def stage_name(stage: str) -> str:
     """A stage as people call it: "fuse2" is a round of fitting."""
     base = stage.split("-")[0]
-    if base.startswith("fuse"):
-        return f"fitting, round {base[4:]}" if base[4:] else "fitting"
+    for name, told in (("fuse", "fitting"), ("refine", STAGES["refine"])):
+        if base.startswith(name):
+            return f"{told}, round {base.removeprefix(name)}" if base != name else told
     return STAGES.get(base, base)
 
 

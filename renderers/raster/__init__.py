@@ -5,6 +5,7 @@ from renderers.raster.antialias import antialias
 from renderers.raster.context import RasterizeContext, RasterizeCpuContext, RasterizeTorchContext, make_context
 from renderers.raster.interpolate import interpolate
 from renderers.raster.rasterize import rasterize
+from renderers.raster.texture import texture, texture_construct_mip
 from renderers.raster.topology import Topology, antialias_construct_topology_hash
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "interpolate",
     "make_context",
     "rasterize",
+    "texture",
+    "texture_construct_mip",
 ]

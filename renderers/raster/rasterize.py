@@ -2,7 +2,8 @@
 
 At a pixel with clip-space-divided centre f, a triangle's vertices are moved to p_i = (x_i - f_x w_i, y_i - f_y w_i);
 with a_i = p_{i+1} x p_{i+2} the perspective-correct barycentrics are b_i = a_i / (a_0 + a_1 + a_2), without dividing
-by any w.
+by any w. a_i is linear in f, so the barycentrics' image-space derivatives are
+(da_i/df - b_i dT/df) / T, T = a_0 + a_1 + a_2.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def scatter_rows(values: Tensor, index: Tensor, rows: int) -> Tensor:
     return values.new_zeros(rows, values.shape[1]).index_copy(0, index, values)
 
 
-def barycentrics(pos: Tensor, tri: Tensor, ids: Tensor) -> Tensor:
-    """(B, H, W, 4) of `pos`'s dtype: u, v, z/w and triangle + 1 from the visible triangles `ids` (B, H, W) int32.
+def barycentrics(pos: Tensor, tri: Tensor, ids: Tensor, derivatives: bool = False) -> tuple[Tensor, Tensor]:
+    """(B, H, W, 4) of `pos`'s dtype: u, v, z/w and triangle + 1 from the visible triangles `ids` (B, H, W) int32; and
+    with `derivatives` (B, H, W, 4): du/dX, du/dY, dv/dX, dv/dY, in pixels, else (B, H, W, 0).
 
     Differentiable in `pos` (B, V, 4) through u, v and z/w. u, v and 1 - u - v are clamped to [0, 1] and z/w to [-1,
     1], as in nvdiffrast; a clamped value (a pixel centre within the snapping of 1/4096 pixel outside its triangle)
@@ -74,7 +76,16 @@ def barycentrics(pos: Tensor, tri: Tensor, ids: Tensor) -> Tensor:
     uv = b[:, :2].clamp(0, 1)
     uv = uv / uv.sum(1, keepdim=True).clamp(min=1)
     values = torch.cat([uv, depth.clamp(-1, 1)[:, None], (face + 1).double()[:, None]], 1).to(pos.dtype)
-    return scatter_rows(values, index, views * height * width).reshape(views, height, width, 4)
+    rast = scatter_rows(values, index, views * height * width).reshape(views, height, width, 4)
+    if not derivatives:
+        return rast, pos.new_zeros(views, height, width, 0)
+    safe = torch.where(total.abs() > _TINY, total, torch.full_like(total, _TINY))
+    parts = []
+    for v, n in ((y, width), (-x, height)):  # along f_x, then f_y
+        da = w.roll(-2, 1) * v.roll(-1, 1) - w.roll(-1, 1) * v.roll(-2, 1)
+        parts.append((da - b * da.sum(1, keepdim=True)) / safe * (2 / n))
+    slopes = torch.stack(parts, 2)[:, :2].reshape(-1, 4).to(pos.dtype)
+    return rast, scatter_rows(slopes, index, views * height * width).reshape(views, height, width, 4)
 
 
 def rasterize(
@@ -90,19 +101,22 @@ def rasterize(
     pos: (B, V, 4) float32 clip space. tri: (F, 3) int32. resolution: (H, W).
     Returns rast (B, H, W, 4) = (u, v, z/w, triangle + 1), zero where empty; row 0 is y = -1 (the bottom), pixel
     centres lie at half-integers, u and v are the perspective-correct barycentrics of the triangle's vertices 0 and 1.
-    Gradients flow from u, v and z/w to pos. Also returns rast_db, an empty (B, H, W, 0) tensor: image-space
-    derivatives are not computed.
+    Also returns rast_db: with grad_db (B, H, W, 4) = du/dX, du/dY, dv/dX, dv/dY in pixels, Y upwards as rows are;
+    else an empty (B, H, W, 0) tensor. Gradients flow from u, v, z/w and rast_db to pos.
 
     Pixels are clipped to -1 <= z/w <= 1. A triangle is skipped whole if a vertex has w <= 0, is not finite or lies
     more than 131072 pixels outside the picture (nvdiffrast would clip it at the near plane). Triangles without area
     on screen are empty.
 
-    Raises ValueError for range mode, grad_db and anything else that is not supported.
+    Raises ValueError for range mode and anything else that is not supported.
     """
     if ranges is not None or pos.ndim == 2:
         raise ValueError("Range mode is not supported: give pos as (B, V, 4) and leave ranges out.")
-    if grad_db:
-        raise ValueError("Image-space derivatives are not computed: call rasterize with grad_db=False.")
+    return barycentrics(pos, tri, visible(ctx, pos, tri, resolution), grad_db)
+
+
+def visible(ctx: RasterizeContext, pos: Tensor, tri: Tensor, resolution: tuple[int, int] | list[int]) -> Tensor:
+    """(B, H, W) int32: triangle + 1 at each pixel, 0 where empty; arguments and errors as `rasterize`'s."""
     if pos.dtype != torch.float32 or pos.ndim != 3 or pos.shape[2] != 4:
         raise ValueError(f"pos must be a float32 tensor (B, V, 4), got {pos.dtype} {tuple(pos.shape)}.")
     if tri.device != pos.device:
@@ -111,5 +125,4 @@ def rasterize(
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
         raise ValueError(f"resolution must be (H, W) with sides from 1 to {_MAX_SIDE}, got {tuple(resolution)}.")
     check_tri(tri, pos.shape[1])
-    ids = ctx.visible(snap(pos, height, width), tri)
-    return barycentrics(pos, tri, ids), pos.new_zeros(pos.shape[0], height, width, 0)
+    return ctx.visible(snap(pos, height, width), tri)
