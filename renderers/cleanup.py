@@ -64,15 +64,13 @@ def watertight(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 def repair(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Repaired]:
     """`watertight`, and what it took."""
     v, f = arrays(vertices, faces)
-    if not np.isfinite(v).all():
-        raise ValueError("The mesh has vertices that are not finite numbers and cannot be closed.")
+    usable(v, f)
     v = v.astype(np.float32).astype(np.float64)
     before = len(v)
     v, f = weld(v, f)
     welded, count = before - len(v), len(f)
     f = without_doubles(f)
-    if len(f) == 0 or face_areas(v, f).sum() <= 0:
-        raise ValueError("The mesh has no face with an area, so there is nothing to close.")
+    usable(v, f)
     dropped = count - len(f)
     if faults(f).manifold:
         turn = volumes(v, f).sum() < 0
@@ -90,6 +88,14 @@ def repair(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Repaired]:
         f = f[:, ::-1]
     v = apart(v, f)
     return *tensors(v, f), Repaired(welded, dropped, turned, parted, holes, sheets)
+
+
+def usable(v: Floats, f: Ints) -> None:
+    """ValueError, one sentence, where vertices are not finite or no face has an area."""
+    if not np.isfinite(v).all():
+        raise ValueError("The mesh has vertices that are not finite numbers and cannot be closed.")
+    if len(f) == 0 or face_areas(v, f).sum() <= 0:
+        raise ValueError("The mesh has no face with an area, so there is nothing to close.")
 
 
 def places(v: NDArray[np.floating]) -> tuple[Ints, Ints]:

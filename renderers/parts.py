@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from renderers.cleanup import Repaired, repair
+from renderers.cleanup import Repaired, repair, usable
 from renderers.topology import Bools, Floats, Ints, arrays, compact, face_areas, faults, parts, tensors
 
 SMALL = 0.001  # of the surface
@@ -47,6 +47,7 @@ def clean(vertices: Tensor, faces: Tensor, smallest: float = SMALL) -> tuple[Ten
 
     smallest: share of the surface. ValueError, one sentence, for a mesh that nothing can be made of.
     """
+    usable(*arrays(vertices, faces))
     vertices, faces, small = drop_small(vertices, faces, smallest)
     vertices, faces, hidden = drop_hidden(vertices, faces)
     if faults(arrays(vertices, faces)[1]).manifold:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.candidates import Shape
 from app.commands import Generate, parse
-from app.errors import UsageError
+from app.errors import CollapseError, UsageError
 from app.export.glb import read_glb, write_glb
 from app.export.lowpoly import find_palette, low_poly, potts, surface_colors, to_lab
 from app.recipes import FinishRecipe, MeshRecipe, Recipe, check
@@ -23,6 +23,7 @@ from app.run.progress import Progress
 from app.run.work import Clock, Work
 from app.stages.asset import export, lowpoly
 from app.stages.mirror import mirror, mirrored_shape
+from app.stages.rounds import finish
 from renderers.cameras import orbit
 from renderers.flatten import flatten
 from renderers.isosurface import signed_volume
@@ -44,7 +45,7 @@ def spotted(points: Tensor, noise: float = 0.06) -> Tensor:
 
 
 def ball() -> tuple[Tensor, Tensor]:
-    return of_trimesh(trimesh.creation.icosphere(5, 0.5))
+    return of_trimesh(trimesh.creation.icosphere(4, 0.5))
 
 
 def finished(faces: int = 400, **settings: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,3 +230,22 @@ def test_a_run_is_mirrored_and_finished(tmp_path: Path) -> None:
     assert float(mesh.vertices[:, 0].min()) < -0.65 and float(mesh.vertices[:, 0].max()) > 0.65
     texel = mesh.texture[4, 4].float() / 255
     assert float((texel - RED).abs().max()) < 0.01
+
+
+def test_a_fitted_mesh_that_nothing_can_be_made_of_is_a_collapse_with_a_sentence() -> None:
+    v, f = shape("ball")
+    for broken in (torch.zeros_like(v), torch.full_like(v, float("nan"))):
+        with pytest.raises(CollapseError, match=r"The fitted mesh is of no use: .*\w\. Try another --seed\."):
+            finish(broken, f, MeshRecipe())
+    with pytest.raises(CollapseError, match="no triangles"):
+        finish(v, f[:0], MeshRecipe())
+
+
+def test_what_is_fitted_comes_out_clean() -> None:
+    """A part inside the ball and a hole in it: both are gone, at any number of faces."""
+    v, f = shape("ball")
+    both = torch.cat([v, 0.4 * v]), torch.cat([f[7:], f + len(v)])
+    for faces in (100_000, 500):
+        w, g = finish(*both, MeshRecipe(faces=faces))
+        assert faults(arrays(w, g)[1]).manifold and len(g) <= min(faces, len(f) + 30)
+        assert signed_volume(w, g) == pytest.approx(signed_volume(v, f), rel=0.02)
