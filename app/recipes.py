@@ -380,6 +380,10 @@ def check(recipe: Recipe) -> None:
             raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
     if recipe.init not in INITS and not is_mesh_name(recipe.init):
         raise UsageError(f"Unknown init {recipe.init!r}; choose {_either(INITS)}, or a mesh file ({KINDS}).")
+    if recipe.init not in INITS and (recipe.finish.kind != "smooth" or recipe.mesh.symmetry != "none"):
+        raise UsageError(
+            "A mesh of your own keeps its surface: leave --finish lowpoly and --symmetry x out, or start without it."
+        )
     if recipe.paint and (recipe.init in INITS or recipe.picture.count):
         raise UsageError("What is painted is a mesh file; give one, and no pictures.")
     if recipe.method == DIRECT and recipe.init != "ball" and not recipe.paint:

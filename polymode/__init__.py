@@ -1,4 +1,4 @@
-"""Polymode as a library: what the command line does, as three functions.
+"""Polymode as a library: what the command line does, as functions.
 
     import polymode
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from app.errors import Cancelled, CollapseError, DiskError, MissingError, UsageError, UserError
-from polymode.library import Result, evaluate, generate, reconstruct
+from polymode.library import Result, evaluate, generate, reconstruct, texture
 
 __version__ = version("polymode")
 
@@ -31,4 +31,5 @@ __all__ = [
     "evaluate",
     "generate",
     "reconstruct",
+    "texture",
 ]

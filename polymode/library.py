@@ -1,4 +1,4 @@
-"""generate, reconstruct and evaluate. Their arguments are the command line's flags, from the same dataclasses."""
+"""generate, texture, reconstruct, evaluate. Their arguments are the command line's flags, of the same dataclasses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from app import recipes
 from app.errors import UsageError
-from app.recipes import PictureRecipe, Recipe, check, picture_preset, tidied
+from app.export.mesh_files import check_file
+from app.recipes import INITS, PictureRecipe, Recipe, check, picture_preset, tidied
 from app.settings import every_setting, with_settings
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def generate(
     negative: str | None = None,
     faces: int | None = None,
     texture_size: int | None = None,
+    finish: str | None = None,
+    symmetry: str | None = None,
     format: str | None = None,
     size: str | None = None,
     prior: str | None = None,
@@ -70,6 +73,34 @@ def generate(
     return made(recipe, lambda: _new_run(recipe, out), progress)
 
 
+def texture(
+    mesh: File,
+    prompt: str,
+    *,
+    preset: str = "draft",
+    method: str | None = None,
+    seed: int | None = None,
+    negative: str | None = None,
+    texture_size: int | None = None,
+    format: str | None = None,
+    size: str | None = None,
+    prior: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: File | None = None,
+    progress: bool = False,
+) -> Result:
+    """A mesh file of your own, painted as `prompt` says; its geometry stays. Arguments are those of `polymode
+    texture`; the rest, and the errors, as in `generate`."""
+    named = {k: v for k, v in locals().items() if k in NAMED}
+    recipe = configured(recipes.paint_preset(preset), text(prompt), named, settings)
+    recipe = dataclasses.replace(recipe, init=os.fspath(mesh), paint=True)
+    check_file(Path(mesh))
+    check(recipe)
+    return made(recipe, lambda: _new_run(recipe, out), progress)
+
+
 def reconstruct(
     pictures: File | Sequence[File],
     *,
@@ -84,6 +115,8 @@ def reconstruct(
     negative: str | None = None,
     faces: int | None = None,
     texture_size: int | None = None,
+    finish: str | None = None,
+    symmetry: str | None = None,
     format: str | None = None,
     size: str | None = None,
     prior: str | None = None,
@@ -139,8 +172,8 @@ def evaluate(
 
 
 NAMED = (
-    *("method", "seed", "init", "best_of", "negative", "faces", "texture_size", "format", "size"),
-    *("prior", "device", "precision"),
+    *("method", "seed", "init", "best_of", "negative", "faces", "texture_size", "finish", "symmetry"),
+    *("format", "size", "prior", "device", "precision"),
 )
 
 
@@ -179,6 +212,8 @@ def made(recipe: Recipe, new_run: Callable[[], Run], progress: bool) -> Result:
 
 
 def _new_run(recipe: Recipe, out: File | None) -> Run:
+    from app.own_mesh import prepare
     from app.run.folder import create_run
 
-    return create_run(recipe, None if out is None else Path(out))
+    folder = None if out is None else Path(out)
+    return create_run(recipe, folder) if recipe.init in INITS else prepare(recipe, folder)

@@ -167,13 +167,14 @@ def test_the_recipes_numbers_are_used() -> None:
     v, f = ball()
     made = Shape(v, f, spotted, spotted)
     recipe = Recipe("a ball", finish=FinishRecipe("lowpoly", faces=200, colors=2))
-    mesh, about = lowpoly(made, recipe)
+    whole = lowpoly(made, recipe)
+    mesh, about = whole.mesh, whole.atlas
     assert len(mesh.faces) == about["faces"] == 200 and about["colors"] == 2 and about["vertices"] == 600
     fewer = dataclasses.replace(recipe, mesh=MeshRecipe(faces=120))
-    assert lowpoly(made, fewer)[1]["faces"] == 120
+    assert lowpoly(made, fewer).atlas["faces"] == 120
     attributes = torch.cat([v, spotted(v)], 1)
     by_vertex = Shape(v, f, spotted(v), lambda p: p[:, 6:], attributes)
-    assert lowpoly(by_vertex, recipe)[1]["colors"] == 2
+    assert lowpoly(by_vertex, recipe).atlas["colors"] == 2
 
 
 def test_a_mirrored_shape_has_mirrored_colours() -> None:
@@ -222,11 +223,11 @@ def test_a_run_is_mirrored_and_finished(tmp_path: Path) -> None:
     run = create_run(recipe, tmp_path / "run")
     job = Work(recipe, run, Progress(quiet=True), Clock(), lambda: False, None, torch.device("cpu"))  # type: ignore[arg-type]
     shape, found = mirror(job, Shape(v, f, sided, sided))
-    about, _ = export(job, shape)
+    about, _, report = export(job, shape)
     assert 0 <= found < 0.8
     assert job.progress.notes == [f"The shape was {found:.0%} symmetric across x = 0; its +X half is mirrored."]
     mesh = read_glb(job.run.folder / "mesh.glb")
-    assert len(mesh.faces) == about["faces"] == 200 and about["colors"] == 1
+    assert len(mesh.faces) == about["faces"] == report["faces"] == 200 and about["colors"] == 1
     assert float(mesh.vertices[:, 0].min()) < -0.65 and float(mesh.vertices[:, 0].max()) > 0.65
     texel = mesh.texture[4, 4].float() / 255
     assert float((texel - RED).abs().max()) < 0.01

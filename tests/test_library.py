@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 import polymode
@@ -65,6 +66,14 @@ def test_a_reconstruction_is_quiet_unless_it_is_asked(tmp_path: Path, capfd: pyt
     assert (tmp_path / "again" / "mesh.glb").read_bytes() == result.mesh.read_bytes()
 
 
+def test_a_mesh_of_ones_own_is_painted_and_keeps_its_geometry(made: polymode.Result, tmp_path: Path) -> None:
+    painted = polymode.texture(made.mesh, "a blue mushroom", texture_size=128, settings=TINY, out=tmp_path / "run")
+    before, after = read_glb(made.mesh), read_glb(painted.mesh)
+    assert torch.equal(before.vertices[before.faces.long()], after.vertices[after.faces.long()])
+    with pytest.raises(polymode.UsageError, match=r"nowhere\.glb"):
+        polymode.texture(tmp_path / "nowhere.glb", "a mushroom")
+
+
 def test_evaluate_returns_the_report(made: polymode.Result, capfd: pytest.CaptureFixture[str]) -> None:
     results = polymode.evaluate(made.folder)
     assert capfd.readouterr().out == ""
@@ -101,7 +110,7 @@ def test_every_setting_of_a_run_can_be_given() -> None:
     arguments = inspect.signature(polymode.generate).parameters
     known = every_setting()
     plain = {n.replace("-", "_") for n in known if "." not in n} | {s.short.replace("-", "_") for s in known.values()}
-    plain.discard("")
+    plain -= {"", "paint"}  # what polymode.texture is
     assert plain <= set(arguments)
     assert set(arguments) - plain == {"settings", "out", "progress"}
     pictures = inspect.signature(polymode.reconstruct).parameters

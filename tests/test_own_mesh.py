@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from app.export.glb import read_glb
 from app.export.mesh_read import read_mesh
 from app.export.unwrap import make_atlas
 from app.own_mesh import dense, load, placed, prepare, solid
-from app.recipes import Recipe, TextureRecipe, check, load_recipe, paint_preset, preset
+from app.recipes import FinishRecipe, MeshRecipe, Recipe, TextureRecipe, check, load_recipe, paint_preset, preset
 from app.stages.surface import surface
 from tests.objects import Mesh, car, mushroom, tree
 from tests.test_direct import job_of
@@ -172,6 +173,14 @@ def test_split_vertices_are_joined_to_be_unwrapped_and_split_again() -> None:
     assert atlas.how == "xatlas" and atlas.charts < 40, "not a chart a triangle"
     assert torch.equal(atlas.vertices[atlas.faces.long()], v[f.long()])
     assert torch.equal(atlas.vmapping[atlas.faces.long()], f.long())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"finish": FinishRecipe(kind="lowpoly")}, {"mesh": MeshRecipe(symmetry="x")}], ids=str
+)
+def test_a_mesh_of_ones_own_takes_no_other_surface(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="keeps its surface"):
+        check(Recipe("a chair", init="chair.glb", **changes))
 
 
 @pytest.mark.parametrize("words", ["bal", "notes.txt", "mesh.blend"])

@@ -57,8 +57,8 @@ def export(job: Work, shape: Shape) -> tuple[dict[str, Any], list[dict[str, floa
 
 
 def finished(job: Work, shape: Shape) -> Surface:
-    """The shape with its finish, and what metadata.json says of it. A mesh of one's own keeps its geometry."""
-    if job.recipe.finish.kind == "lowpoly" and shape.own is None:
+    """The shape with its finish, and what metadata.json says of it."""
+    if job.recipe.finish.kind == "lowpoly":
         with job.clock.part("finish"):
             return lowpoly(shape, job.recipe)
     made = surface(job, shape)
