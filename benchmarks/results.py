@@ -55,7 +55,7 @@ class Arguments:
 def sampled(folder: Path, method: str, prior: EmbeddedPrior, prompt: str) -> torch.Tensor:
     """Four jointly sampled frames (4, 7, S, S): the run's own where it fused any."""
     saved = Run(folder).load_checkpoint("sample") if method == DIRECT else None
-    return sample_prompt(prior, prompt, Sampling(), 0)[0] if saved is None else saved[0]["frames"]
+    return sample_prompt(prior, prompt, Sampling(), 0)[0] if saved is None else saved[0]["frames"][:4]
 
 
 def strip(pictures: torch.Tensor) -> Image.Image:

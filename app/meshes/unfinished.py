@@ -7,9 +7,11 @@ touched, and it can be continued.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from app.candidates import candidate_seeds
+from app.candidates import Shape, candidate_seeds
 from app.errors import UsageError
 from app.export.glb import TexturedMesh
 from app.methods import DIRECT
@@ -27,6 +29,13 @@ from app.text import quoted
 def unfinished_mesh(folder: Path, recipe: Recipe) -> TexturedMesh:
     """The mesh as far as it came; of --best-of, the first candidate. UsageError, one sentence, for a run that was
     stopped before it had one."""
+    with as_it_is(folder, recipe) as (job, shape):
+        return finished(job, mirror(job, shape)[0]).mesh
+
+
+@contextmanager
+def as_it_is(folder: Path, recipe: Recipe) -> Iterator[tuple[Work, Shape]]:
+    """The run as its checkpoints have it, and its shape before it is finished and unwrapped. UsageError as above."""
     first = "sample" if DIRECT in (recipe.method, recipe.init) else "field"
     try:
         if not (folder / "checkpoints" / f"{first}.safetensors").is_file():
@@ -45,7 +54,7 @@ def unfinished_mesh(folder: Path, recipe: Recipe) -> TexturedMesh:
                 job.references = references(job)
             shape = candidate(job, 0, candidate_seeds(recipe.seed, 1)[0]).shape
             assert shape is not None
-            return finished(job, mirror(job, shape)[0]).mesh
+            yield job, shape
     except UsageError as e:
         if str(e) and "before it had a mesh" not in str(e):
             raise
