@@ -18,18 +18,17 @@ by replacement (docs/texture.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from guidance.cfg import cfg
-from guidance.direct import joint_conditions, sample_frames
-from guidance.prior import Prediction, Prior, to_frames
-from guidance.sample import knots
+from guidance.direct import joint_conditions
+from guidance.prior import NoiseSchedule, Prediction, Prior, to_frames
+from guidance.sample import ddim_sample
 
 COLORS = 3  # the first channels of a frame
-GREY = 0.0  # of x in [-1, 1]: what frames are composited on
 
 
 class Painter(Prior, Protocol):
@@ -40,28 +39,21 @@ class Painter(Prior, Protocol):
         ...
 
 
-def replace_frames(
-    prior: Prior,
-    prompt: str,
-    azimuth: Tensor,
-    elevation: Tensor,
-    frames: Tensor,
-    noise: Tensor,
-    steps: int,
-    scale: float,
-    guide_above: float = 0.0,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """As `paint_frames`, by replacement; any prior of frames will do. `noise` (V, C, H, W)."""
-    geometry, something = frames[:, COLORS:], frames[:, COLORS : COLORS + 1] > 0
+@dataclass(frozen=True)
+class Given:
+    """A painter of one geometry (B, C - COLORS, H, W), in the space that is noised, which is clean at every step."""
 
-    def known(predicted: Tensor) -> Tensor:
-        return torch.cat([torch.where(something, predicted[:, :COLORS], 0.5), geometry], 1)
+    prior: Painter
+    geometry: Tensor
 
-    return sample_frames(prior, prompt, azimuth, elevation, noise, steps, scale, on_step, guide_above, known=known)
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.prior.schedule
+
+    def predict(self, z: Tensor, t: Tensor, conditions: Sequence[Any]) -> list[Prediction]:
+        return self.prior.predict_color(torch.cat([z[:, :COLORS], self.geometry], 1), t, conditions)
 
 
-@torch.no_grad()
 def paint_frames(
     prior: Painter,
     prompt: str,
@@ -71,32 +63,25 @@ def paint_frames(
     noise: Tensor,
     steps: int,
     scale: float,
+    clean: bool = False,
     guide_above: float = 0.0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """`frames` (V, C, H, W) in [0, 1], renders of one object from azimuths and elevations (V,) in radians, with
-    colours for `prompt` in place of theirs, for clean geometry; alpha and normals are returned as given.
+    colours for `prompt` in place of theirs; alpha and normals are returned as given.
 
-    `noise` (V, C, H, W): its first channels are where the colours start. `scale`: Form A's w, at noise levels above
-    `guide_above`. `on_step(i, frames)` sees each step's clean prediction and may raise to stop.
+    `noise` (V, C, H, W): where the sampler starts. `scale`: Form A's w, at noise levels above `guide_above`. `clean`:
+    geometry is clean, else by replacement. `on_step(i, frames)` sees each step's clean prediction and may raise to
+    stop.
     """
+    geometry, something = frames[:, COLORS:], frames[:, COLORS : COLORS + 1] > 0
+
+    def known(x0: Tensor) -> Tensor:
+        color = torch.where(something, to_frames(x0)[:, :COLORS], 0.5)
+        return prior.encode(torch.cat([color, geometry], 1))
+
     conditions = joint_conditions(prior, prompt, azimuth, elevation)
-    x, schedule, ts = prior.encode(frames), prior.schedule, knots(steps)
-    geometry, alpha = x[:, COLORS:], frames[:, COLORS : COLORS + 1]
-    lowest = schedule.t_at(guide_above) if guide_above > 0 else 0
-    color = c0 = noise[:, :COLORS]
-    for i, t_int in enumerate(ts):
-        t = torch.full((len(x),), t_int, dtype=torch.long, device=x.device)
-        z = torch.cat([color, geometry], 1)
-        if scale == 1 or t_int < lowest:
-            guided = prior.predict_color(z, t, [conditions[0]])[0]
-        else:
-            guided = cfg(*prior.predict_color(z, t, list(conditions)), scale=scale)
-        c0 = guided.x0[:, :COLORS].clamp(-prior.bound, prior.bound)
-        c0 = torch.where(alpha > 0, c0, GREY)
-        if on_step is not None:
-            on_step(i, to_frames(torch.cat([c0, geometry], 1)))
-        if i + 1 < len(ts):
-            eps = Prediction.from_x0(c0, color, t, schedule).eps
-            color = schedule.add_noise(c0, eps, torch.full_like(t, ts[i + 1]))
-    return torch.cat([to_frames(c0), frames[:, COLORS:]], 1)
+    told = Given(prior, prior.encode(frames)[:, COLORS:]) if clean else prior
+    watch = None if on_step is None else lambda i, x0: on_step(i, to_frames(x0))
+    painted = to_frames(ddim_sample(told, conditions, noise, steps, scale, watch, guide_above, known))
+    return torch.cat([painted[:, :COLORS], geometry], 1)

@@ -7,14 +7,14 @@ errors `scale` times, in garish patches, and costs a second forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from guidance.cfg import cfg
-from guidance.prior import Prediction, Prior
+from guidance.prior import NoiseSchedule, Prediction
 
 
 def knots(steps: int, t_max: int = 999, t_min: int = 20) -> list[int]:
@@ -24,9 +24,18 @@ def knots(steps: int, t_max: int = 999, t_min: int = 20) -> list[int]:
     return torch.linspace(t_max, t_min, steps).round().long().tolist()
 
 
+class Denoiser(Protocol):
+    """What is sampled from: a prior, or a part of one."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    def predict(self, z: Tensor, t: Tensor, conditions: Sequence[Any]) -> list[Prediction]: ...
+
+
 @torch.no_grad()
 def ddim_sample(
-    prior: Prior,
+    prior: Denoiser,
     conditions: tuple[Any, Any],
     noise: Tensor,
     steps: int = 20,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guidance.paint import paint_frames, replace_frames
+from guidance.paint import paint_frames
 from guidance.prior import squared_cosine_schedule
 from guidance.priors.analytic import AnalyticPrior, Mixture
 from tests.tiny import tiny_prior
@@ -31,8 +31,8 @@ def prior_of(*kinds: torch.Tensor) -> AnalyticPrior:
 
 def painted(prior: AnalyticPrior, given: torch.Tensor, seed: int = 0, clean: bool = True) -> torch.Tensor:
     noise = torch.randn((VIEWS, 7, SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
-    zero, draw = torch.zeros(VIEWS), paint_frames if clean else replace_frames
-    return draw(prior, "x", zero, zero, given.expand(VIEWS, -1, -1, -1), noise, 20, 1.0)
+    zero = torch.zeros(VIEWS)
+    return paint_frames(prior, "x", zero, zero, given.expand(VIEWS, -1, -1, -1), noise, 20, 1.0, clean)
 
 
 def test_the_colour_is_that_of_the_given_geometry() -> None:

@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from app.candidates import Own, Shape
-from app.errors import Cancelled
 from app.methods import DIRECT
-from app.optimize import PREVIEWS, Optimization, StepResult, Timings
+from app.optimize import Optimization, StepResult
 from app.own_mesh import Placed, dense, load, placed
 from app.run.work import Work
 from app.stages.field import nearest_colors, time_policy
 from app.stages.project import make_projector, paint, vertex_colors
-from app.stages.sample import direct_cameras, save_frames
+from app.stages.sample import OnStep, direct_cameras, sampling
 from app.stages.views import VIEWS, camera_sets, guided, start_method
-from app.text import quoted
-from guidance.paint import paint_frames, replace_frames
+from guidance.paint import paint_frames
 from renderers.cameras import Cameras
 from renderers.fields import GridField, smoothness
 from renderers.frames import Rendered
@@ -62,46 +60,20 @@ def look_at(own: Placed, cameras: Cameras, size: int, color: Any, supersample: i
 
 def sampled(job: Work, tag: str, own: Placed, streams: dict[str, torch.Generator]) -> Shape:
     """Colours of the prior for the mesh's normals, projected."""
-    r, stage = job.recipe.direct, f"sample{tag}"
-    size = job.prior.frame_shape[-1]
+    r, size = job.recipe.direct, job.prior.frame_shape[-1]
     cameras = direct_cameras(r, job.device)
     given = look_at(own, cameras, size, torch.full_like(own.vertices, 0.5), supersample=2).frames().clamp(0, 1)
     noise = torch.randn((len(cameras), *job.prior.frame_shape), generator=streams["noise"]).to(job.device)
-    saved = job.run.load_checkpoint(stage)
-    bar = job.progress.stage(stage, r.steps, r.steps if saved else 0)
-    if saved is not None:
-        job.run.event("resumed", stage=stage, step=saved[1])
-        frames = saved[0]["frames"].to(job.device)
-    else:
-        begin, every = time.perf_counter(), max(1, r.steps // PREVIEWS)
 
-        def on_step(i: int, frames: Tensor) -> None:
-            done = i + 1
-            bar.update(done)
-            if i == 0 or done % every == 0 or done == r.steps:
-                save_frames(job.run, f"{stage}-{done:05d}", frames)
-                job.run.event("step", stage=stage, step=done, steps=r.steps)
-            if job.stopped():
-                job.run.event("cancelled", stage=stage, step=done)
-                again = f"continue with `polymode generate --resume {quoted(job.run.folder)}`."
-                raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
-
-        draw = paint_frames if job.recipe.texture.clean else replace_frames
-        frames = draw(
-            job.prior,
-            job.recipe.prompt,
-            cameras.azimuth,
-            cameras.elevation,
-            given,
-            noise,
-            r.steps,
-            r.scale,
-            r.guide_above,
-            on_step,
+    def draw(on_step: OnStep) -> Tensor:
+        angles, clean = (cameras.azimuth, cameras.elevation), job.recipe.texture.clean
+        return paint_frames(
+            job.prior, job.recipe.prompt, *angles, given, noise, r.steps, r.scale, clean, r.guide_above, on_step
         )
-        job.run.save_checkpoint(stage, {"frames": frames}, r.steps)
-        job.loops.append(Timings(loop=time.perf_counter() - begin))
-    bar.close()
+
+    frames, timings = sampling(job.run, f"sample{tag}", r.steps, draw, job.progress, job.stopped)
+    frames = frames.to(job.device)
+    job.loops.append(timings)
     with job.clock.part("project"):
         projector = make_projector(frames, cameras, own.welded, own.faces, r.sharpness, r.level)
         spread = vertex_colors(projector, own.welded, own.faces)[own.weld]

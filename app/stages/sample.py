@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.pictures.intake import References
 
 LOW, HIGH = (math.radians(e) for e in ELEVATIONS)
+OnStep = Callable[[int, Tensor], None]
 ABOVE = math.radians(80)  # the fifth view's elevation, as the prior was trained
 
 
@@ -73,51 +74,60 @@ def sample(
 ) -> tuple[Tensor, Drawn, Timings]:
     """Frames (V, C, H, W) in [0, 1], read from the run's checkpoint where they are already drawn, and what they were
     drawn from. With `references` the prior is told of the pictures, and their silhouettes are put into their views.
-
-    Previews show the clean predictions. A cancelled sampling (Cancelled) starts again when resumed: it takes seconds.
     """
     noise = torch.randn((len(cameras), *prior.frame_shape), generator=generator).to(cameras.device)
     start = float(cameras.azimuth[0]), float(cameras.elevation[1])
     drawn = Drawn(noise[: around(recipe.views)], *start, knots(recipe.steps), recipe.scale, recipe.guide_above)
+    told: dict[str, Any] = {}
+    if references is not None:
+        which = picture_views(cameras, references.cameras)
+        told = {"picture": references.picture(), "known": lambda f: with_silhouettes(f, references.frames, which)}
+
+    def draw(on_step: OnStep) -> Tensor:
+        angles = cameras.azimuth, cameras.elevation
+        return sample_frames(
+            prior, prompt, *angles, noise, recipe.steps, recipe.scale, on_step, recipe.guide_above, **told
+        )
+
+    frames, timings = sampling(run, stage, recipe.steps, draw, progress, stopped)
+    return frames.to(cameras.device), drawn, timings
+
+
+def sampling(
+    run: Run,
+    stage: str,
+    steps: int,
+    draw: Callable[[OnStep], Tensor],
+    progress: Progress,
+    stopped: Callable[[], bool],
+) -> tuple[Tensor, Timings]:
+    """A stage of `steps` steps that draws frames (V, C, H, W): draw(on_step), or the stage's checkpoint.
+
+    Previews show the clean predictions. A cancelled sampling (Cancelled) starts again when resumed: it takes seconds.
+    """
     saved = run.load_checkpoint(stage)
-    bar = progress.stage(stage, recipe.steps, recipe.steps if saved else 0)
+    bar = progress.stage(stage, steps, steps if saved else 0)
     if saved is not None:
         bar.close()
         run.event("resumed", stage=stage, step=saved[1])
-        return saved[0]["frames"].to(cameras.device), drawn, Timings()
-    begin = time.perf_counter()
-    every = max(1, recipe.steps // PREVIEWS)
+        return saved[0]["frames"], Timings()
+    begin, every = time.perf_counter(), max(1, steps // PREVIEWS)
 
     def on_step(i: int, frames: Tensor) -> None:
         done = i + 1
         bar.update(done)
-        if i == 0 or done % every == 0 or done == recipe.steps:
+        if i == 0 or done % every == 0 or done == steps:
             save_frames(run, f"{stage}-{done:05d}", frames)
-            run.event("step", stage=stage, step=done, steps=recipe.steps, opacity=float(frames[:, 3].mean()))
+            run.event("step", stage=stage, step=done, steps=steps, opacity=float(frames[:, 3].mean()))
         if stopped():
             run.event("cancelled", stage=stage, step=done)
             again = f"continue with `polymode generate --resume {quoted(run.folder)}`."
             raise Cancelled(f"Cancelled at step {done} of the {stage} stage; {again}")
 
-    told: dict[str, Any] = {}
-    if references is not None:
-        which = picture_views(cameras, references.cameras)
-        told = {"picture": references.picture(), "known": lambda f: with_silhouettes(f, references.frames, which)}
-    frames = sample_frames(
-        prior,
-        prompt,
-        cameras.azimuth,
-        cameras.elevation,
-        noise,
-        recipe.steps,
-        recipe.scale,
-        on_step,
-        recipe.guide_above,
-        **told,
-    )
-    run.save_checkpoint(stage, {"frames": frames}, recipe.steps)
+    frames = draw(on_step)
+    run.save_checkpoint(stage, {"frames": frames}, steps)
     bar.close()
-    return frames, drawn, Timings(loop=time.perf_counter() - begin)
+    return frames, Timings(loop=time.perf_counter() - begin)
 
 
 def with_silhouettes(frames: Tensor, pictures: Tensor, which: list[int]) -> Tensor:
