@@ -5,6 +5,7 @@ The parser takes any word: app/recipes.check refuses what is none of them, in on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -27,3 +28,9 @@ def one_of(*names: str, more: str = "") -> Any:
         constructor_factory=kind,
         help_behavior_hint=hint,
     )
+
+
+def either(names: Iterable[str]) -> str:
+    """In a sentence: "a, b or c"."""
+    *some, last = names
+    return f"{', '.join(some)} or {last}" if some else last

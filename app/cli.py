@@ -26,7 +26,8 @@ from app.commands import (
 from app.errors import FULL, NO_MEMORY, OUT_OF_MEMORY, REFUSED, DiskError, UsageError, UserError, out_of_memory
 from app.export.mesh_files import check_file
 from app.meshes.options import Export, Inspect
-from app.recipes import INITS, Recipe, check, load_recipe, preset, tidied
+from app.recipe_yaml import load_recipe
+from app.recipes import INITS, Recipe, check, preset, tidied
 from app.startup import carry_out, loading, ready
 from app.streams import flushed, ignore_hangup, outlive
 from app.text import to_json

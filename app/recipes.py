@@ -7,15 +7,12 @@ The docstring under each field is its help text.
 from __future__ import annotations
 
 import dataclasses
-import typing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from tyro.conf import Suppress, arg
 
-from app.choices import one_of
+from app.choices import either, one_of
 from app.errors import UsageError
 from app.export.mesh_files import KINDS, is_mesh_name
 from app.export.size import FORMATS, parse_formats, parse_size
@@ -324,7 +321,7 @@ def preset(name: str, prompt: str = "") -> Recipe:
             refine=RefineRecipe(steps=500, sets=4, faces_fine=40000),
             texture=TextureRecipe(size=2048),
         )
-    raise UsageError(f"Unknown preset {name!r}; choose {_either(PRESETS)}.")
+    raise UsageError(f"Unknown preset {name!r}; choose {either(PRESETS)}.")
 
 
 def picture_preset(name: str) -> Recipe:
@@ -377,9 +374,9 @@ def check(recipe: Recipe) -> None:
         (recipe.methods.fdistill.divergence, DIVERGENCES, "divergence"),
     ):
         if value not in allowed:
-            raise UsageError(f"Unknown {what} {value!r}; choose {_either(allowed)}.")
+            raise UsageError(f"Unknown {what} {value!r}; choose {either(allowed)}.")
     if recipe.init not in INITS and not is_mesh_name(recipe.init):
-        raise UsageError(f"Unknown init {recipe.init!r}; choose {_either(INITS)}, or a mesh file ({KINDS}).")
+        raise UsageError(f"Unknown init {recipe.init!r}; choose {either(INITS)}, or a mesh file ({KINDS}).")
     if recipe.init not in INITS and (recipe.finish.kind != "smooth" or recipe.mesh.symmetry != "none"):
         raise UsageError(
             "A mesh of your own keeps its surface: leave --finish lowpoly and --symmetry x out, or start without it."
@@ -400,59 +397,3 @@ def check(recipe: Recipe) -> None:
         raise UsageError(f"--direct.views {recipe.direct.views} is not possible; use 4, 5 or 8.")
     if recipe.direct.outvoted >= recipe.direct.views:
         raise UsageError("--direct.outvoted must be less than --direct.views; make it less.")
-
-
-def _either(names: typing.Iterable[str]) -> str:
-    names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
-
-
-def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, which YAML has."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read config.yaml. UsageError for a file that is absent, no YAML, or has unknown or mistyped fields."""
-    try:
-        return build(Recipe, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as e:
-        raise UsageError(f"{path} does not exist; give the folder of an earlier run.") from e
-    except OSError as e:
-        raise UsageError(f"{path} cannot be read ({e.strerror}); give the folder of an earlier run.") from e
-    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as e:
-        raise UsageError(f"{path} is not a Polymode recipe ({str(e).splitlines()[0]}); correct or replace it.") from e
-
-
-def build(kind: Any, data: Any) -> Any:
-    """A dataclass from nested dicts, checking names and scalar types. TypeError, ValueError or OverflowError for what
-    does not fit."""
-    if not isinstance(data, dict):
-        raise TypeError(f"{kind.__name__} must be a mapping")
-    hints = typing.get_type_hints(kind)
-    unknown = set(data) - set(hints)
-    if unknown:
-        raise TypeError(f"unknown field {sorted(map(str, unknown))[0]!r}")
-    values = {}
-    for name, value in data.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            values[name] = build(hint, value)
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif typing.get_origin(hint) is tuple:
-            of = typing.get_args(hint)[0]
-            if not isinstance(value, list) or not all(isinstance(v, (of, int)) for v in value):
-                raise TypeError(f"{name} must be a list of {of.__name__}, got {value!r}")
-            values[name] = tuple(of(v) for v in value)
-        elif type(value) is hint:
-            values[name] = value
-        else:
-            raise TypeError(f"{name} must be {hint.__name__}, got {value!r}")
-    return kind(**values)

@@ -15,7 +15,7 @@ import torch
 
 from app.export.glb import read_glb
 from app.meshes.unfinished import as_it_is
-from app.recipes import load_recipe
+from app.recipe_yaml import load_recipe
 from benchmarks.single_view import asset_frames
 from renderers.cameras import Cameras, make_cameras
 from renderers.mesh import render_mesh

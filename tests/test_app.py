@@ -11,7 +11,8 @@ from torch import Tensor
 
 from app.errors import Cancelled, CollapseError, UsageError
 from app.optimize import PATIENCE, Optimization, StepResult, optimize
-from app.recipes import PRESETS, FieldRecipe, Recipe, check, load_recipe, preset, to_yaml
+from app.recipe_yaml import load_recipe, to_yaml
+from app.recipes import PRESETS, FieldRecipe, Recipe, check, preset
 from app.run.folder import Run, create_run, generators, slug
 from app.run.progress import Progress
 from app.run.work import Clock, Work

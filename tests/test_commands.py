@@ -14,7 +14,8 @@ from app.compare.options import Compare
 from app.errors import UsageError
 from app.methods import NAMES
 from app.models import known_models
-from app.recipes import BACKGROUNDS, DEVICES, INITS, PRECISIONS, PRESETS, preset, to_yaml
+from app.recipe_yaml import to_yaml
+from app.recipes import BACKGROUNDS, DEVICES, INITS, PRECISIONS, PRESETS, preset
 from app.settings import settings, with_settings
 
 

@@ -19,7 +19,8 @@ from app.errors import UsageError
 from app.export.glb import read_glb, write_glb
 from app.export.report import from_json
 from app.meshes.command import run_export, run_inspect
-from app.recipes import Recipe, check, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import Recipe, check
 from app.run.folder import Run
 from tests.test_formats import wedge
 

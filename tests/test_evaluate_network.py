@@ -33,7 +33,8 @@ from app.evaluate.views import asset_frames, coloured_frames, own_cameras
 from app.export.bake import bake
 from app.export.glb import textured, write_glb
 from app.export.unwrap import unwrap
-from app.recipes import Recipe, to_yaml
+from app.recipe_yaml import to_yaml
+from app.recipes import Recipe
 from app.training.evaluator import Labels, augment, azimuth_target, class_loss
 from renderers.raster import RasterizeCpuContext
 from tests.objects import car, mushroom, tree

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 import polymode
 from app.export.glb import read_glb
-from app.recipes import PictureRecipe, Recipe, load_recipe, preset
+from app.recipe_yaml import load_recipe
+from app.recipes import PictureRecipe, Recipe, preset
 from app.run.signals import stop_signals
 from app.settings import every_setting
 from polymode.library import NAMED

@@ -22,7 +22,8 @@ from app.export.glb import read_glb
 from app.export.mesh_read import read_mesh
 from app.export.unwrap import make_atlas
 from app.own_mesh import dense, load, placed, prepare, solid
-from app.recipes import FinishRecipe, MeshRecipe, Recipe, TextureRecipe, check, load_recipe, paint_preset, preset
+from app.recipe_yaml import load_recipe
+from app.recipes import FinishRecipe, MeshRecipe, Recipe, TextureRecipe, check, paint_preset, preset
 from app.stages.surface import surface
 from tests.objects import Mesh, car, mushroom, tree
 from tests.test_direct import job_of

@@ -22,7 +22,8 @@ from app.pictures.cutout import choose, cut_out
 from app.pictures.place import likeness
 from app.pictures.pose import FILL, Pose, decode, encode, estimate, load_pose, silhouette_box
 from app.pictures.read import MAX_PIXELS, WORK, read_picture
-from app.recipes import PictureRecipe, Recipe, check, load_recipe, picture_preset, to_yaml
+from app.recipe_yaml import load_recipe, to_yaml
+from app.recipes import PictureRecipe, Recipe, check, picture_preset
 from app.reconstruct import picture_recipe
 from app.run.folder import create_run
 from app.stages.reference import Anchor, light_of, reference_loss, unlit, with_palette

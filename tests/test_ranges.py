@@ -17,7 +17,8 @@ from app.evaluate.command import check as check_evaluate
 from app.evaluate.options import Evaluate
 from app.methods import METHODS
 from app.ranges import NOT_ABOVE, RANGES, check_numbers, numbers
-from app.recipes import GuideRecipe, PictureRecipe, Recipe, check, load_recipe, preset, to_yaml
+from app.recipe_yaml import load_recipe, to_yaml
+from app.recipes import GuideRecipe, PictureRecipe, Recipe, check, preset
 from app.run.folder import generators
 from app.settings import CHOICES, replaced, settings
 from app.stages.field import field_step, start_field

@@ -25,7 +25,8 @@ from app.compare.cells import Made, load_made, save_made
 from app.errors import UsageError
 from app.jobs import state
 from app.jobs.index import Index
-from app.recipes import Recipe, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import Recipe
 from app.run.folder import Run, create_run
 from app.streams import Stream
 from app.web.site import Site

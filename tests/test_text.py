@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from app.batch.lines import read_line
 from app.errors import UsageError
 from app.jobs.state import checked_title
-from app.recipes import MAX_PROMPT, GuideRecipe, Recipe, check, load_recipe, tidied, to_yaml
+from app.recipe_yaml import load_recipe, to_yaml
+from app.recipes import MAX_PROMPT, GuideRecipe, Recipe, check, tidied
 from app.reconstruct import picture_recipe
 from app.settings import settings, with_settings
 from app.text import control, quoted, shown, slug, tidy, to_json

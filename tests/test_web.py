@@ -25,7 +25,8 @@ from app.export.glb import write_glb
 from app.export.report import as_json, report
 from app.jobs.index import Index
 from app.jobs.state import DONE, Job, now, write_job
-from app.recipes import Recipe, load_recipe, preset
+from app.recipe_yaml import load_recipe
+from app.recipes import Recipe, preset
 from app.run.folder import Run, create_run
 from app.settings import groups, with_settings
 from app.settings import settings as every_setting

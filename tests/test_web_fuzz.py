@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from app.errors import UserError
 from app.jobs.index import Index
-from app.recipes import check, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import check
 from app.settings import settings as every_setting
 from app.web import actions
 from app.web.site import Site

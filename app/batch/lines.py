@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from app.errors import UsageError, as_user_error
 from app.methods import METHODS
 from app.pictures.read import KINDS, MAX_BYTES
-from app.recipes import PictureRecipe, Recipe, build, check, picture_preset, plain, preset, tidied
+from app.recipe_yaml import build, plain
+from app.recipes import PictureRecipe, Recipe, check, picture_preset, preset, tidied
 from app.reconstruct import MAX_PICTURES, picture_recipe
 from app.settings import every_setting
 from app.text import blank, control, shown, slug, tidy

@@ -33,7 +33,8 @@ from app.evaluate.network import light_frames
 from app.evaluate.prior import Sampling, sample_at
 from app.evaluate.views import own_cameras, unit
 from app.pipeline import candidate
-from app.recipes import FieldRecipe, Recipe, to_yaml
+from app.recipe_yaml import to_yaml
+from app.recipes import FieldRecipe, Recipe
 from app.run.folder import Run, atomic, generators, slug
 from app.run.progress import Progress
 from app.run.work import Clock, Work, choose_device

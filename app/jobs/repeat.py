@@ -10,7 +10,8 @@ from app.jobs.index import Index
 from app.jobs.state import Job, new_job
 from app.jobs.submit import fresh_folder, removed_on_error
 from app.models import require
-from app.recipes import check, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import check
 from app.run.folder import create_run
 from app.run.work import choose_device
 from app.text import slug

@@ -32,7 +32,8 @@ from app.jobs.index import Index
 from app.jobs.state import CANCELLED, DONE, FAILED, QUEUED, Job
 from app.models import load_prior
 from app.pipeline import generate
-from app.recipes import check, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import check
 from app.run.folder import Run, atomic
 from app.run.progress import Progress, Status
 from app.run.work import Clock, choose_device

@@ -12,7 +12,8 @@ from typing import Any
 from app.errors import UsageError, as_user_error
 from app.export.size import parse_formats, parse_size, require_formats
 from app.meshes.options import Export, Inspect
-from app.recipes import Recipe, check, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import Recipe, check
 from app.run.folder import atomic
 from app.startup import loading
 from app.text import plainly, to_json

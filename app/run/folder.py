@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import FULL, DiskError, UsageError
 from app.export.size import FORMATS
-from app.recipes import Recipe, to_yaml
+from app.recipe_yaml import to_yaml
+from app.recipes import Recipe
 from app.text import quoted, slug, to_json
 from guidance.tensors import read_tensors
 

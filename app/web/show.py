@@ -17,7 +17,8 @@ from app.jobs import state
 from app.jobs.command import duration
 from app.jobs.state import ACTIVE, DONE, FAILED, FINISHED, QUEUED, Job
 from app.pictures.intake import read
-from app.recipes import Recipe, load_recipe
+from app.recipe_yaml import load_recipe
+from app.recipes import Recipe
 from app.run.folder import Run
 from app.settings import settings, value_of
 from app.text import plainly
