@@ -10,6 +10,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from app.errors import UsageError, disk_errors
-from app.export.mesh_read import MeshFile, read_mesh
+from app.export.mesh_read import MeshFile, read_mesh, with_area
 from app.recipes import Recipe
 from app.run.folder import Run, atomic, create_run
 from guidance.tensors import read_tensors
@@ -31,7 +32,7 @@ _TENSORS = ("vertices", "faces", "normals", "tint", "texture")
 def prepare(recipe: Recipe, out: Path | None) -> Run:
     """A run folder with the mesh file `recipe.init` in it. Nothing is written where it is refused (UsageError)."""
     path = Path(recipe.init)
-    mesh = read_mesh(path)
+    mesh = with_area(read_mesh(path), path)
     if not recipe.paint:
         solid(placed(mesh), recipe)
     run = create_run(recipe, out, path.stem)
@@ -59,8 +60,9 @@ def load(run: Run) -> MeshFile:
     try:
         tensors, more = read_tensors(path)
         pictures = tuple(tensors[f"picture{i}"] for i in range(sum(k.startswith("picture") for k in tensors)))
+        own: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
         return MeshFile(
-            **{name: tensors[name] for name in _TENSORS},
+            **own,
             uv=tensors.get("uv"),
             textures=pictures,
             coloured=more["coloured"] == "1",

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 from app.errors import UsageError
 from app.export.crossing import grid, thin_share
 from app.export.formats import write
 from app.export.glb import TexturedMesh, write_glb
-from app.export.read import read_mesh
-from app.export.read_worker import MOST_FACES
+from app.export.mesh_files import ANY
+from app.export.mesh_read import read_here
+from app.export.read import read_textured, textured
 from app.export.report import Report, as_json, from_json, report, rows
 from renderers.mesh import vertex_normals
 from tests.test_formats import wedge
@@ -180,35 +182,33 @@ BROKEN: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "a buffer out of the folder": ("a.gltf", lambda d: b'{"buffers": [{"uri": "../x.bin"}]}', "not in its folder"),
     "NaN": ("a.ply", nan_ply, "1 vertices that are not finite"),
     "an STL cut short": ("a.stl", lambda d: many_faces(d)[:200], "damaged|empty"),
-    "a picture": ("a.png", lambda d: b"\x89PNG", "no mesh file"),
+    "a picture": ("a.png", lambda d: b"\x89PNG", "no kind of mesh"),
     "no zip": ("a.3mf", lambda d: b"PK\x03\x04 no", "not a 3MF"),
-    "two million faces": ("a.stl", many_faces, "2,000,000 faces; the limit is 1,000,000"),
+    "two million faces": ("a.stl", many_faces, "2,000,000 faces and the limit is 1,000,000"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_one_sentence(name: str, tmp_path: Path) -> None:
-    from app.export.read_worker import read
-
     file, make, words = BROKEN[name]
     path = tmp_path / file
     path.write_bytes(make(tmp_path))
-    with pytest.raises(ValueError, match=words) as e:
-        read(path)
+    with pytest.raises(UsageError, match=words) as e:
+        read_here(path, ANY)
     assert str(e.value).endswith(".") and "\n" not in str(e.value)
 
 
 def test_the_reader_is_a_process_with_a_time_limit(tmp_path: Path) -> None:
     (tmp_path / "a.glb").write_text("a red mushroom, but not a GLB")
     with pytest.raises(UsageError, match="not a binary glTF") as e:
-        read_mesh(tmp_path / "a.glb")
+        read_textured(tmp_path / "a.glb")
     assert str(e.value).startswith(str(tmp_path / "a.glb"))
     (tmp_path / "slow.obj").write_text("v 0 0 0\n")
     with pytest.raises(UsageError, match=r"slow\.obj was not read within 0\.01 s"):
-        read_mesh(tmp_path / "slow.obj", time_limit=0.01)
-    with pytest.raises(UsageError, match="not there"):
-        read_mesh(tmp_path / "none.obj")
-    assert MOST_FACES == 1_000_000
+        read_textured(tmp_path / "slow.obj", time_limit=0.01)
+    with pytest.raises(UsageError, match="does not exist"):
+        read_textured(tmp_path / "none.obj")
+    assert ANY.faces == 1_000_000
 
 
 def same(a: TexturedMesh, b: TexturedMesh) -> bool:
@@ -219,15 +219,12 @@ def same(a: TexturedMesh, b: TexturedMesh) -> bool:
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl", "3mf", "off"])
 def test_what_we_write_is_read_back_where_and_as_large_as_it_was(kind: str, tmp_path: Path) -> None:
-    from app.export.read import textured_of
-    from app.export.read_worker import read
-
     path = tmp_path / f"m.{kind}"
     if kind == "off":
         trimesh.Trimesh(wedge().vertices.numpy()[:, [0, 2, 1]] * [1, -1, 1], wedge().faces.numpy()).export(path)
     else:
         write(path, wedge(), None)
-    back = textured_of(read(path), path)
+    back = textured(read_here(path, ANY))
     centred = [dataclasses.replace(m, vertices=m.vertices - m.vertices.amin(0)) for m in (back, wedge())]
     assert same(*centred)
     r, original = report(back), report(wedge())
@@ -239,9 +236,6 @@ def test_what_we_write_is_read_back_where_and_as_large_as_it_was(kind: str, tmp_
 
 
 def test_parts_with_pictures_of_their_own_share_one(tmp_path: Path) -> None:
-    from app.export.read import textured_of
-    from app.export.read_worker import read
-
     write_glb(tmp_path / "one.glb", wedge())
     one = trimesh.load_scene(tmp_path / "one.glb", process=False).to_mesh()
     red = dataclasses.replace(wedge(), texture=torch.tensor([[[200, 0, 0]]], dtype=torch.uint8).repeat(16, 16, 1))
@@ -250,10 +244,31 @@ def test_parts_with_pictures_of_their_own_share_one(tmp_path: Path) -> None:
     two.apply_translation([10, 0, 0])
     trimesh.Scene([one, two]).export(tmp_path / "both.glb")
     path = tmp_path / "both.glb"
-    back = textured_of(read(path), path)
+    back = textured(read_here(path, ANY))
     assert len(back.faces) == 24 and back.colors is None
     high, wide = back.texture.shape[:2]
     column, row = (back.uv * torch.tensor([wide, high])).long().unbind(1)
     seen = back.texture[row, column]
     assert seen[back.vertices[:, 0] > 5].unique(dim=0).tolist() == [[200, 0, 0]]
     assert len(seen[back.vertices[:, 0] < 5].unique(dim=0)) == 6
+
+
+def test_materials_dye_their_pictures_and_plain_ones_are_fields(tmp_path: Path) -> None:
+    """A white picture under a factor of half the light, and two plain boxes, red and green (linear in glTF)."""
+    material = trimesh.visual.material.PBRMaterial
+    quad = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
+    white = Image.fromarray(np.full((8, 8, 3), 255, np.uint8))
+    dye = material(baseColorTexture=white, baseColorFactor=[0.5, 1.0, 1.0, 1.0])
+    quad.visual = trimesh.visual.TextureVisuals(uv=np.array([[0, 0], [1, 0], [1, 1], [0, 1]]), material=dye)
+    boxes = []
+    for k, factor in enumerate(([1.0, 0, 0, 1], [0, 1.0, 0, 1])):
+        boxes.append(moved(trimesh.creation.box([1, 1, 1]), 5.0 * (k + 1), 0, 0))
+        boxes[-1].visual = trimesh.visual.TextureVisuals(material=material(baseColorFactor=factor))
+    trimesh.Scene([quad, *boxes]).export(tmp_path / "all.glb")
+    mesh = read_textured(tmp_path / "all.glb")
+    high, wide = mesh.texture.shape[:2]
+    column, row = (mesh.uv * torch.tensor([wide, high])).long().unbind(1)
+    seen, x = mesh.texture[row, column], mesh.vertices[:, 0]
+    assert seen[x < 2].unique(dim=0).tolist() == [[188, 255, 255]]
+    assert seen[(x > 3) & (x < 7)].unique(dim=0).tolist() == [[255, 0, 0]]
+    assert seen[x > 8].unique(dim=0).tolist() == [[0, 255, 0]]

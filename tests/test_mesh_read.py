@@ -13,8 +13,8 @@ import trimesh
 from PIL import Image
 
 from app.errors import UsageError
-from app.export.mesh_files import MAX_FACES
-from app.export.mesh_read import read_mesh
+from app.export.mesh_files import START
+from app.export.mesh_read import read_here, with_area
 from tests.objects import car
 
 
@@ -32,7 +32,7 @@ def test_a_file_is_read_at_its_own_place_scale_and_axes(tmp_path: Path, suffix: 
     path = tmp_path / f"box.{suffix}"
     box = colored_box()
     box.export(path)
-    mesh = read_mesh(path)
+    mesh = read_here(path)
     low, high = (np.array(x) for x in box.bounds)
     turned = suffix in ("stl", "ply", "off")  # where Z is up by custom
     if turned:
@@ -59,7 +59,7 @@ def test_texture_factor_and_coordinates(tmp_path: Path) -> None:
     )
     quad.visual = trimesh.visual.TextureVisuals(uv=np.array([[0, 0], [1, 0], [1, 1], [0, 1]]), material=material)
     quad.export(tmp_path / "quad.glb")
-    mesh = read_mesh(tmp_path / "quad.glb")
+    mesh = read_here(tmp_path / "quad.glb")
     assert mesh.uv is not None and mesh.coloured and len(mesh.textures) == 1
     low = mesh.color(torch.tensor([0]), torch.tensor([[0.5, 0.5, 0.0]]))  # the middle of the lower edge
     high = mesh.color(torch.tensor([1]), torch.tensor([[0.0, 0.5, 0.5]]))
@@ -75,7 +75,7 @@ def test_several_parts_are_placed_by_their_nodes(tmp_path: Path) -> None:
     moved[:3, 3] = [4, 0, 0]
     scene.add_geometry(trimesh.creation.icosphere(1, 0.5), transform=moved)
     scene.export(tmp_path / "two.glb")
-    mesh = read_mesh(tmp_path / "two.glb")
+    mesh = read_here(tmp_path / "two.glb")
     assert torch.allclose(mesh.vertices.amax(0), torch.tensor([4.5, 0.5, 0.5]))
     whole = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy())
     assert np.isclose(whole.volume, 1 + trimesh.creation.icosphere(1, 0.5).volume, rtol=1e-4)
@@ -150,20 +150,21 @@ BAD = [
 def test_a_bad_file_is_one_sentence(tmp_path: Path, kind: str) -> None:
     start = time.perf_counter()
     with pytest.raises(UsageError) as e:
-        read_mesh(bad_file(tmp_path, kind))
+        path = bad_file(tmp_path, kind)
+        with_area(read_here(path), path)
     text = str(e.value)
     assert text.endswith(".") and "\n" not in text and e.value.exit_code == 2
     assert str(tmp_path)[:40] in text, "it says which file"
     if kind == "two million":
-        assert f"{MAX_FACES:,}" in text and time.perf_counter() - start < 20
+        assert f"{START.faces:,}" in text and time.perf_counter() - start < 20
 
 
 def test_an_obj_of_too_many_faces_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "many.obj"
-    path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * (MAX_FACES + 1))
+    path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\n" + b"f 1 2 3\n" * (START.faces + 1))
     start = time.perf_counter()
     with pytest.raises(UsageError, match="faces and the limit is"):
-        read_mesh(path)
+        read_here(path)
     assert time.perf_counter() - start < 2
 
 
@@ -171,7 +172,7 @@ def test_a_code_made_car_keeps_its_colours(tmp_path: Path) -> None:
     v, n, c, f = car()
     colors = (np.c_[c, np.ones(len(c))] * 255).round().astype(np.uint8)
     trimesh.Trimesh(v, f, vertex_normals=n, vertex_colors=colors, process=False).export(tmp_path / "car.ply")
-    mesh = read_mesh(tmp_path / "car.ply")
+    mesh = read_here(tmp_path / "car.ply")
     assert np.array_equal(mesh.faces.numpy(), f)
     assert np.array_equal(mesh.vertices.numpy(), v[:, [0, 2, 1]] * np.float32([1, 1, -1]))
     assert np.allclose(mesh.vertex_colors().numpy(), c, atol=2e-3)

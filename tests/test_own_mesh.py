@@ -19,7 +19,7 @@ from app.cli import run_generate, run_texture
 from app.commands import Generate, Texture, parse
 from app.errors import UsageError
 from app.export.glb import read_glb
-from app.export.mesh_read import read_mesh
+from app.export.mesh_read import read_here
 from app.export.unwrap import make_atlas
 from app.own_mesh import dense, load, placed, prepare, solid
 from app.recipe_yaml import load_recipe
@@ -61,7 +61,7 @@ def test_paint_keeps_the_geometry_and_changes_the_colour(tmp_path: Path) -> None
     write(path, car())
     code, said = run("texture", str(path), "a red sports car", "--out", str(out), *QUICK)
     assert code == 0 and said["status"] == "done"
-    before, after = read_mesh(path), read_glb(out / "mesh.glb")
+    before, after = read_here(path), read_glb(out / "mesh.glb")
     assert torch.equal(after.vertices[after.faces.long()], before.vertices[before.faces.long()]), "bit by bit"
     flat = (after.normals[after.faces.long()] - before.normals[before.faces.long()]).abs().max()
     assert float(flat) < 1e-5, "its own normals"
@@ -88,7 +88,7 @@ def test_distillation_paints_too(tmp_path: Path) -> None:
     short = ["--method", "sds", "--field.steps", "3", "--field.resolution", "32", "--texture-size", "128"]
     code, _ = run("texture", str(path), "a green tree", "--out", str(out), *short)
     assert code == 0
-    before, after = read_mesh(path), read_glb(out / "mesh.glb")
+    before, after = read_here(path), read_glb(out / "mesh.glb")
     assert torch.equal(after.vertices[after.faces.long()], before.vertices[before.faces.long()])
     assert list((out / "previews").glob("paint-*.png"))
 
@@ -124,18 +124,18 @@ def test_a_bad_file_ends_with_a_sentence_and_no_folder(command: str, kind: str, 
 def test_a_mesh_that_encloses_nothing_is_no_start(tmp_path: Path) -> None:
     quad = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
     quad.export(tmp_path / "quad.ply")
-    own = placed(read_mesh(tmp_path / "quad.ply"))
+    own = placed(read_here(tmp_path / "quad.ply"))
     with pytest.raises(UsageError, match="encloses no space"):
         solid(own, recipe_of(tmp_path / "quad.ply", paint=False, method="sds"))
     write(tmp_path / "car.obj", car())
-    solid(placed(read_mesh(tmp_path / "car.obj")), recipe_of(tmp_path / "car.ply", paint=False))
+    solid(placed(read_here(tmp_path / "car.obj")), recipe_of(tmp_path / "car.ply", paint=False))
 
 
 def test_what_is_kept_in_the_run_is_what_was_read(tmp_path: Path) -> None:
     write(tmp_path / "car.obj", car())
     recipe = recipe_of(tmp_path / "car.obj")
     kept = prepare(recipe, tmp_path / "run")
-    first, again = read_mesh(tmp_path / "car.obj"), load(kept)
+    first, again = read_here(tmp_path / "car.obj"), load(kept)
     for name in ("vertices", "faces", "normals", "tint", "texture"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert again.coloured and again.uv is None
@@ -147,7 +147,7 @@ def test_what_is_kept_in_the_run_is_what_was_read(tmp_path: Path) -> None:
 
 def test_placing_is_undone_exactly_enough(tmp_path: Path) -> None:
     write(tmp_path / "car.obj", car())
-    mesh = read_mesh(tmp_path / "car.obj")
+    mesh = read_here(tmp_path / "car.obj")
     own = placed(mesh)
     assert float(own.vertices.norm(dim=1).max()) == pytest.approx(0.95, abs=1e-5)
     assert torch.allclose((own.vertices.amax(0) + own.vertices.amin(0)), torch.zeros(3), atol=1e-5)
@@ -157,7 +157,7 @@ def test_placing_is_undone_exactly_enough(tmp_path: Path) -> None:
 
 def test_a_low_poly_mesh_says_where_its_colours_are(tmp_path: Path) -> None:
     write(tmp_path / "car.obj", car())
-    own = placed(read_mesh(tmp_path / "car.obj"))
+    own = placed(read_here(tmp_path / "car.obj"))
     points, faces, colors = dense(own, 0.05)
     corners = points[faces.long()]
     assert float((corners - corners.roll(1, 1)).norm(dim=2).max()) <= 0.05 + 1e-6 and len(points) > 1000

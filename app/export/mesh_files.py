@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import UsageError
@@ -10,8 +11,18 @@ from app.text import shown
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".3mf")
 KINDS = "GLB, glTF, OBJ, PLY, STL, OFF or 3MF"
-MAX_FACES = 200_000
-MAX_BYTES = 256_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a file that is read."""
+
+    faces: int
+    bytes: int
+
+
+START = Limits(200_000, 256_000_000)  # of what a run starts from
+ANY = Limits(1_000_000, 500_000_000)  # of what is converted or looked into
 _HEAD = 4096
 
 
@@ -20,7 +31,7 @@ def is_mesh_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def check_file(path: Path, most_faces: int = MAX_FACES) -> None:
+def check_file(path: Path, limits: Limits = START) -> None:
     """UsageError, one sentence, for what can be told without reading it all: missing, a folder, another kind, empty,
     too large."""
     named = shown(str(path), 200)
@@ -34,19 +45,15 @@ def check_file(path: Path, most_faces: int = MAX_FACES) -> None:
         size = path.stat().st_size
         if not size:
             raise UsageError(f"{named} is empty; export the mesh again.")
-        if size > MAX_BYTES:
+        if size > limits.bytes:
             raise UsageError(
-                f"{named} has {size // 1_000_000} MB and the limit is {MAX_BYTES // 1_000_000}; simplify the mesh."
+                f"{named} has {size // 1_000_000} MB and the limit is {limits.bytes // 1_000_000}; simplify the mesh."
             )
         faces = announced_faces(path, size)
     except OSError as e:
         raise UsageError(f"{named} cannot be read ({e.strerror}); give another file.") from e
-    if faces > most_faces:
-        raise too_many(path, faces, most_faces)
-
-
-def too_many(path: Path, faces: int, most: int) -> UsageError:
-    return UsageError(f"{shown(str(path), 200)} has {faces:,} faces and the limit is {most:,}; simplify the mesh.")
+    if faces > limits.faces:
+        raise UsageError(f"{named} has {faces:,} faces and the limit is {limits.faces:,}; simplify the mesh.")
 
 
 def announced_faces(path: Path, size: int) -> int:

@@ -1,7 +1,8 @@
-"""The process that reads anybody's mesh: a path as argument, npz of one mesh on stdout; `app.export.read` starts it.
+"""Reads anybody's mesh by trimesh: a path, limits and sizes as arguments, npz of one mesh on stdout.
 
-A reader can hang, crash or take all memory on a file that somebody made badly; here it has a time and a memory limit,
-and whatever happens becomes one sentence. It imports numpy, Pillow and trimesh only, and nothing of Polymode.
+`app.export.mesh_read` starts it as a process: a reader can hang, crash or take all memory on a file that somebody made
+badly; there it has a time and a memory limit, and whatever happens becomes one sentence. It imports numpy, Pillow and
+trimesh only, and nothing of Polymode.
 
 Exit code 3: the last line of stderr is the sentence.
 """
@@ -13,67 +14,55 @@ import json
 import struct
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
-from PIL import Image
 
-KINDS = (".glb", ".gltf", ".obj", ".ply", ".stl", ".3mf", ".off")
-MOST_FACES = 1_000_000
-MOST_BYTES = 500_000_000
-MOST_TEXELS = 8192  # along each side of the joined picture
+Z_UP = (".stl", ".3mf", ".ply", ".off")  # by custom; all others have Y up
+LINEAR = (".glb", ".gltf")  # factors and vertex colours are linear there
+MOST_UNPACKED = 2_000_000_000
 COMPRESSED = {"KHR_draco_mesh_compression": "Draco", "EXT_meshopt_compression": "meshopt"}
-GREY = np.array([204, 204, 204], np.uint8)  # of what has no colour
-Arrays = dict[str, NDArray]
+GREY = 0.8  # sRGB, of what has no colour
+Arrays = dict[str, NDArray[Any]]
 
 
-def read(path: Path) -> Arrays:
-    """vertices, faces, and where the file has them normals, uv (v from the top), texture, colors (by vertex, sRGB), of
-    all its parts in one, as it stands in the file. ValueError, one sentence, for what cannot be read."""
-    kind = path.suffix.lower()
-    if kind not in KINDS:
-        raise ValueError(f"{path} is no mesh file that can be read; give {', '.join(k[1:] for k in KINDS)}.")
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{path} has {size / 1e6:.0f} MB; the limit is {MOST_BYTES // 1_000_000} MB.")
-    if size == 0:
-        raise ValueError(f"{path} is empty; give a mesh file.")
-    unit = 1.0
-    if kind in (".glb", ".gltf"):
-        check_gltf(path, kind)
-    if kind == ".3mf":
+def read(path: Path, most_faces: int) -> Arrays:
+    """All parts of a file as one mesh, as `MeshFile` (app/export/mesh_read.py) has it. ValueError, one sentence, for
+    what cannot be read."""
+    suffix = path.suffix.lower()
+    unit = 0.001 if suffix == ".stl" else 1.0  # in millimetres by custom
+    if suffix in (".glb", ".gltf"):
+        check_gltf(path, suffix)
+    if suffix == ".3mf":
         check_zip(path)
-    if kind == ".stl":
-        check_stl(path, size)
     try:
         scene = trimesh.load_scene(path, process=False)
-        if kind == ".3mf":  # in metres, as every other
+        if suffix == ".3mf":
             unit = trimesh.units.unit_conversion(scene.units or "mm", "m")
-        parts = [g for g in scene.dump(concatenate=False) if isinstance(g, trimesh.Trimesh) and len(g.faces)]
+        nodes: list[Any] = [scene.graph[n] for n in scene.graph.nodes_geometry]
+        pairs = [(scene.geometry[name], np.asarray(matrix, np.float64)) for matrix, name in nodes]
+        pairs = [(g, matrix) for g, matrix in pairs if isinstance(g, trimesh.Trimesh) and len(g.faces)]
     except MemoryError:
         raise
-    except Exception as e:
+    except Exception as e:  # trimesh raises whatever its readers meet
         why = " ".join(f"{type(e).__name__}: {e}".split())[:100]
         raise ValueError(f"{path} is damaged or cut short ({why}); export it anew.") from e
-    if not parts:
+    if not pairs:
         raise ValueError(f"{path} is empty: it has no triangles.")
-    count = sum(len(p.faces) for p in parts)
-    if count > MOST_FACES:
-        raise ValueError(f"{path} has {count:,} faces; the limit is {MOST_FACES:,}, so simplify it first.")
-    for p in parts:
-        if not np.isfinite(p.vertices).all():
-            bad = int((~np.isfinite(p.vertices).all(1)).sum())
+    count = sum(len(g.faces) for g, _ in pairs)
+    if count > most_faces:
+        raise ValueError(f"{path} has {count:,} faces and the limit is {most_faces:,}; simplify the mesh.")
+    for g, _ in pairs:
+        if not np.isfinite(g.vertices).all():
+            bad = int((~np.isfinite(g.vertices).all(1)).sum())
             raise ValueError(f"{path} has {bad} vertices that are not finite numbers; repair it first.")
-        if p.faces.min() < 0 or p.faces.max() >= len(p.vertices):
-            raise ValueError(f"{path} has faces that point outside its {len(p.vertices)} vertices; repair it first.")
-    out = joined(parts)
-    out["vertices"] = out["vertices"] * unit
-    if kind == ".stl":  # in millimetres by custom
-        out["vertices"] = out["vertices"] / 1000
-    return out
+        if g.faces.min() < 0 or g.faces.max() >= len(g.vertices):
+            raise ValueError(f"{path} has faces that point outside its {len(g.vertices)} vertices; repair it first.")
+    return joined([part(g, matrix, suffix) for g, matrix in pairs]) | {"unit": np.array(unit)}
 
 
 def check_gltf(path: Path, kind: str) -> None:
@@ -108,15 +97,6 @@ def check_gltf(path: Path, kind: str) -> None:
             raise ValueError(f"{path} needs the file {uri[:80]!r} beside it, which is not there.")
 
 
-def check_stl(path: Path, size: int) -> None:
-    """ValueError for a binary STL with too many faces, which is known before it is read."""
-    with path.open("rb") as file:
-        head = file.read(84)
-    count = struct.unpack_from("<I", head, 80)[0] if len(head) == 84 else 0
-    if count > MOST_FACES and size == 84 + 50 * count:
-        raise ValueError(f"{path} has {count:,} faces; the limit is {MOST_FACES:,}, so simplify it first.")
-
-
 def check_zip(path: Path) -> None:
     """ValueError where a 3MF is no zip, or unpacks to more than anybody's mesh."""
     try:
@@ -124,136 +104,132 @@ def check_zip(path: Path) -> None:
             total = sum(i.file_size for i in z.infolist())
     except zipfile.BadZipFile as e:
         raise ValueError(f"{path} is not a 3MF file, or is cut short.") from e
-    if total > 4 * MOST_BYTES:
-        raise ValueError(f"{path} unpacks to {total / 1e6:.0f} MB; the limit is {4 * MOST_BYTES // 1_000_000} MB.")
+    if total > MOST_UNPACKED:
+        raise ValueError(f"{path} unpacks to {total / 1e6:.0f} MB; the limit is {MOST_UNPACKED // 1_000_000} MB.")
 
 
-def joined(parts: list[trimesh.Trimesh]) -> Arrays:
-    """All parts in one. Pictures are put under one another in one texture, where there are several; a plain colour of
-    a material is a small field of it."""
-    if any(vertex_colors(p) is not None for p in parts) and not any(drawn(p) for p in parts):
-        return painted(parts)
-    fields = [picture(p) or Image.new("RGB", (4, 4), tuple(plain_color(p).tolist())) for p in parts]
-    distinct = {image.tobytes() + bytes(str(image.size), "ascii"): image for image in fields}
-    places, top = {}, 0
-    for key, image in distinct.items():
-        places[key] = top
-        top += image.height
-    wide = max(i.width for i in distinct.values())
-    sheet = Image.new("RGB", (wide, top))
-    for key, image in distinct.items():
-        sheet.paste(image, (0, places[key]))
-    single = len(distinct) == 1
-    uv = []
-    for p, image in zip(parts, fields, strict=True):
-        found = texture_uv(p)
-        flat = np.full((len(p.vertices), 2), 0.5) if found is None else np.stack([found[:, 0], 1 - found[:, 1]], 1)
-        if not single:
-            if flat.min() < 0 or flat.max() > 1:  # a picture that repeats
-                flat = flat - np.floor(flat)
-            low = places[image.tobytes() + bytes(str(image.size), "ascii")]
-            flat = flat.clip(0.5 / np.array(image.size), 1 - 0.5 / np.array(image.size))
-            flat = flat * np.array(image.size) / [wide, top] + [0, low / top]
-        uv.append(flat)
-    if max(sheet.size) > MOST_TEXELS:
-        sheet = sheet.resize(tuple(min(s, MOST_TEXELS) for s in sheet.size))  # pyright: ignore[reportArgumentType]
-    return stacked(parts) | {"uv": np.concatenate(uv), "texture": np.asarray(sheet)}
+@dataclass(frozen=True)
+class Part:
+    """One geometry of a scene, placed, Y up. tint (V, 3): sRGB in [0, 1], or None; by_vertex: not of a material.
+    uv (V, 2): (0, 0) the picture's top left corner. picture (H, W, 3) uint8 or None."""
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    normals: NDArray[np.float64]
+    tint: NDArray[np.float64] | None
+    by_vertex: bool
+    uv: NDArray[np.float64] | None
+    picture: NDArray[np.uint8] | None
 
 
-def painted(parts: list[trimesh.Trimesh]) -> Arrays:
-    """Parts with colours by vertex, or by face, which then have corners of their own."""
-    made, colors = [], []
+def part(mesh: trimesh.Trimesh, matrix: NDArray[np.float64], suffix: str) -> Part:
+    turn = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]) if suffix in Z_UP else np.eye(3)
+    linear = turn @ matrix[:3, :3]
+    vertices = np.asarray(mesh.vertices, np.float64) @ linear.T + turn @ matrix[:3, 3]
+    faces = np.asarray(mesh.faces, np.int64)
+    determinant = float(np.linalg.det(linear))
+    flat = abs(determinant) < 1e-30
+    normals = np.asarray(mesh.vertex_normals, np.float64) @ (np.eye(3) if flat else np.linalg.inv(linear))
+    if determinant < 0:  # a mirrored node: keep the outside outside
+        faces = faces[:, ::-1]
+        if "vertex_normals" not in mesh._cache.cache:
+            normals = -normals
+    visual: Any = mesh.visual
+    uv = getattr(visual, "uv", None)
+    fits = uv is not None and np.shape(uv) == (len(vertices), 2)
+    uv = np.asarray(uv, np.float64) * [1, -1] + [0, 1] if fits else None
+    if getattr(visual, "material", None) is not None:
+        tint, by_vertex, picture = of_material(visual, len(vertices), suffix)
+        return Part(vertices, faces, normals, tint, by_vertex, uv, picture if uv is not None else None)
+    if visual is None or visual.kind not in ("vertex", "face"):
+        return Part(vertices, faces, normals, None, False, uv, None)
+    if visual.kind == "face":  # a colour a face: vertices split, so that no colour is lost
+        levels = np.repeat(np.asarray(visual.face_colors)[:, :3], 3, 0)
+        vertices, normals = vertices[faces.reshape(-1)], normals[faces.reshape(-1)]
+        faces, uv = np.arange(len(vertices)).reshape(-1, 3), None
+    else:
+        levels = np.asarray(visual.vertex_colors)[:, :3]
+    return Part(vertices, faces, normals, encoded(levels / 255, suffix), True, uv, None)
+
+
+def of_material(
+    visual: Any, count: int, suffix: str
+) -> tuple[NDArray[np.float64] | None, bool, NDArray[np.uint8] | None]:
+    """(colour a vertex or None, whether vertices have their own, base colour picture or None) of trimesh's materials.
+    glTF's factor multiplies picture and vertices."""
+    material = visual.material
+    picture = getattr(material, "baseColorTexture", None)
+    picture = getattr(material, "image", None) if picture is None else picture
+    factor = getattr(material, "baseColorFactor", None)
+    if factor is None and suffix not in LINEAR and picture is None:
+        factor = getattr(material, "diffuse", None)
+    painted = (getattr(visual, "vertex_attributes", None) or {}).get("color")
+    fits = painted is not None and np.shape(painted)[:1] == (count,) and np.shape(painted)[1] >= 3
+    painted = levels_of(painted)[:, :3] if fits else None
+    found = None if picture is None else np.asarray(picture.convert("RGB"), np.uint8)
+    if factor is None and painted is None:
+        return None, False, found
+    tint = np.ones((count, 3)) if painted is None else painted
+    if factor is not None:
+        tint = tint * levels_of(factor).reshape(-1)[:3]
+    return encoded(tint, suffix), painted is not None, found
+
+
+def levels_of(values: Any) -> NDArray[np.float64]:
+    """In [0, 1], of integers of any size or of floats."""
+    found = np.asarray(values)
+    return found / np.iinfo(found.dtype).max if np.issubdtype(found.dtype, np.integer) else found.astype(np.float64)
+
+
+def encoded(levels: NDArray[Any], suffix: str) -> NDArray[np.float64]:
+    """sRGB in [0, 1] of a file's levels."""
+    x = np.nan_to_num(np.asarray(levels, np.float64)).clip(0, 1)
+    if suffix not in LINEAR:
+        return x
+    return np.where(x <= 0.0031308, x * 12.92, 1.055 * np.maximum(x, 1e-9) ** (1 / 2.4) - 0.055)
+
+
+def joined(parts: list[Part]) -> Arrays:
+    """All parts in one; a picture that several share is there once."""
+    base = np.cumsum([0] + [len(p.vertices) for p in parts])
+    notes, pictures, which = [], {}, []
     for p in parts:
-        by_vertex = vertex_colors(p)
-        if by_vertex is None:
-            by_vertex = np.tile(plain_color(p), (len(p.vertices), 1))
-        elif look(p).kind == "face":
-            by_face = np.asarray(look(p).face_colors)[:, :3]
-            p = trimesh.Trimesh(
-                p.vertices[p.faces].reshape(-1, 3), np.arange(3 * len(p.faces)).reshape(-1, 3), process=False
-            )
-            by_vertex = np.repeat(by_face, 3, 0)
-        made.append(p)
-        colors.append(by_vertex)
-    return stacked(made) | {"colors": np.concatenate(colors).astype(np.uint8)}
-
-
-def stacked(parts: list[trimesh.Trimesh]) -> Arrays:
-    shifts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
-    return {
-        "vertices": np.concatenate([np.asarray(p.vertices, np.float64) for p in parts]),
-        "faces": np.concatenate([np.asarray(p.faces, np.int64) + s for p, s in zip(parts, shifts, strict=True)]),
-        "normals": np.concatenate([np.asarray(p.vertex_normals, np.float64) for p in parts]),
+        if p.picture is None:
+            which.append(np.full(len(p.faces), -1))
+        else:
+            key = p.picture.tobytes(), p.picture.shape
+            which.append(np.full(len(p.faces), pictures.setdefault(key, (len(pictures), p.picture))[0]))
+    out: Arrays = {}
+    if all(p.uv is not None for p in parts) or pictures:
+        uv = np.concatenate([np.zeros((len(p.vertices), 2)) if p.uv is None else p.uv for p in parts])
+        if np.isfinite(uv).all():
+            out["uv"] = uv
+        else:
+            notes.append("Texture coordinates that are not finite numbers were left out.")
+            pictures, which = {}, [np.full_like(w, -1) for w in which]
+    coloured = bool(pictures) or any(p.tint is not None for p in parts)
+    plain = 1.0 if coloured else GREY
+    tints = [np.full((len(p.vertices), 3), plain) if p.tint is None else p.tint for p in parts]
+    out |= {f"picture{i}": picture for i, picture in pictures.values()}
+    return out | {
+        "vertices": np.concatenate([p.vertices for p in parts]),
+        "faces": np.concatenate([p.faces + b for p, b in zip(parts, base, strict=False)]),
+        "normals": np.concatenate([p.normals for p in parts]),
+        "tint": np.concatenate(tints),
+        "by_vertex": np.array(any(p.by_vertex for p in parts)),
+        "coloured": np.array(coloured),
+        "texture": np.concatenate(which),
+        "notes": np.array(notes, str),
     }
 
 
-def look(p: trimesh.Trimesh) -> Any:
-    """Its colours or texture: trimesh has several kinds."""
-    return p.visual
-
-
-def material(p: trimesh.Trimesh) -> Any:
-    return getattr(p.visual, "material", None)
-
-
-def picture(p: trimesh.Trimesh) -> Image.Image | None:
-    """The base colour's picture, if the part has coordinates in it."""
-    m = material(p)
-    found = getattr(m, "baseColorTexture", None) or getattr(m, "image", None)
-    if not isinstance(found, Image.Image) or texture_uv(p) is None:
-        return None
-    return found.convert("RGB")
-
-
-def drawn(p: trimesh.Trimesh) -> bool:
-    """Whether the part has a picture of more than one colour."""
-    image = picture(p)
-    return image is not None and any(low != high for low, high in image.getextrema())  # pyright: ignore[reportGeneralTypeIssues]
-
-
-def texture_uv(p: trimesh.Trimesh) -> NDArray | None:
-    """(V, 2) with v from below, or None where there are none that are numbers."""
-    uv = getattr(look(p), "uv", None)
-    if uv is None or np.shape(uv) != (len(p.vertices), 2) or not np.isfinite(uv).all():
-        return None
-    return np.asarray(uv, np.float64)
-
-
-def vertex_colors(p: trimesh.Trimesh) -> NDArray | None:
-    """(V, 3) uint8 sRGB of a part that is painted by vertex or face."""
-    if look(p).kind in ("vertex", "face"):
-        return np.asarray(look(p).vertex_colors)[:, :3]
-    linear = p.vertex_attributes.get("color") if hasattr(p, "vertex_attributes") else None
-    if linear is None or np.shape(linear)[:1] != (len(p.vertices),) or np.shape(linear)[1] < 3:
-        return None
-    rgb = np.asarray(linear, np.float64)[:, :3]
-    kind = np.asarray(linear).dtype
-    rgb = rgb / np.iinfo(kind).max if np.issubdtype(kind, np.integer) else rgb
-    return np.rint(srgb(rgb.clip(0, 1)) * 255).astype(np.uint8)
-
-
-def srgb(linear: NDArray) -> NDArray:
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-
-
-def plain_color(p: trimesh.Trimesh) -> NDArray[np.uint8]:
-    """(3,) the material's one colour, or a light grey."""
-    m = material(p)
-    factor = getattr(m, "baseColorFactor", None)  # linear in glTF; trimesh has it as bytes
-    if factor is not None:
-        return np.rint(srgb(np.asarray(factor, float)[:3] / 255) * 255).astype(np.uint8)
-    diffuse = getattr(m, "diffuse", None)
-    return GREY if diffuse is None else np.asarray(diffuse, np.uint8)[:3]
-
-
 def main() -> int:
-    limit = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    if limit:
-        import resource
+    import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    most_faces, memory = int(sys.argv[2]), int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
-        found = read(Path(sys.argv[1]))
+        found = read(Path(sys.argv[1]), most_faces)
         reply = io.BytesIO()
         np.savez(reply, **found)  # pyright: ignore[reportArgumentType]
     except (ValueError, OSError) as e:

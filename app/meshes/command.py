@@ -68,12 +68,12 @@ def source(path: Path) -> Source:
 
 def mesh_of(s: Source) -> Any:
     """Its TexturedMesh. UserError for what has none."""
-    from app.export.read import read_mesh
+    from app.export.read import read_textured
 
     if s.recipe is None:
-        return read_mesh(s.path)
+        return read_textured(s.path)
     if s.finished:
-        return read_mesh(s.path / "mesh.glb")
+        return read_textured(s.path / "mesh.glb")
     from app.meshes.unfinished import unfinished_mesh
 
     return unfinished_mesh(s.path, s.recipe)

@@ -18,7 +18,7 @@ import numpy as np
 
 from app.errors import UsageError, UserError, as_user_error
 from app.export.mesh_files import KINDS, is_mesh_name
-from app.export.mesh_read import read_mesh
+from app.export.mesh_read import read_here, with_area
 from app.text import shown, tidy
 from app.training.augment import article
 from app.training.data import Mesh, Pack, hashed, joined, load_pack, pack_of, packs_in, split_families, unseen
@@ -156,8 +156,8 @@ def row_of(path: Path, captions: list[str]) -> dict[str, Any]:
 
 
 def centered(path: Path) -> Mesh:
-    """A file's mesh, centred by its bounding box, its farthest vertex at radius 1. UsageError as `read_mesh`."""
-    mesh = read_mesh(path)
+    """A file's mesh, centred by its bounding box, its farthest vertex at radius 1. UsageError as `read_here`."""
+    mesh = with_area(read_here(path), path)
     vertices, faces = mesh.vertices.double().numpy(), mesh.faces.numpy()
     used = vertices[np.unique(faces)]
     middle = (used.min(0) + used.max(0)) / 2
