@@ -32,8 +32,9 @@ from torch import Tensor
 from app.candidates import Shape
 from app.errors import CollapseError
 from app.evaluate.nouns import eval100
+from app.evaluate.statistics import psnr_in_masks
 from app.export.bake import bake
-from app.export.glb import TexturedMesh, read_glb, textured, write_glb
+from app.export.glb import read_glb, textured, write_glb
 from app.export.lowpoly import LowPoly, low_poly, surface_colors
 from app.export.preview import render_asset, save_png
 from app.export.unwrap import Unwrapped, unwrap
@@ -42,9 +43,9 @@ from app.recipes import FinishRecipe, preset
 from app.run.folder import create_run, slug
 from app.run.progress import Progress
 from app.run.work import Clock, Work
+from benchmarks.readback import read_back
 from renderers.cameras import orbit
 from renderers.decimate import decimate
-from renderers.mesh import render_mesh
 from renderers.raster import RasterizeCpuContext, make_context
 from renderers.topology import faults, volumes
 
@@ -246,23 +247,6 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def silhouettes(mesh: TexturedMesh) -> Tensor:
-    """(16, 1, 128, 128) bool."""
-    colors = torch.zeros_like(mesh.vertices)
-    cameras = orbit(16, 0.26)
-    return render_mesh(make_context("cpu"), mesh.vertices, mesh.faces, cameras, 128, colors).alpha > 0.5
-
-
-def against(one: TexturedMesh, other: TexturedMesh) -> tuple[float, float]:
-    """PSNR (dB) of the unlit base colour inside the union of the silhouettes, and their overlap, over 16 views."""
-    context, cameras = RasterizeCpuContext(), orbit(16, 0.26)
-    a, b = silhouettes(one), silhouettes(other)
-    pictures = [render_asset(context, m, cameras, 128, "base_color", background=0.5) for m in (one, other)]
-    square = (pictures[0] - pictures[1]).square().mean(1, keepdim=True)[a | b].mean()
-    overlap = (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1).clamp(min=1)
-    return float(-10 * torch.log10(square.clamp(min=1e-10))), float(overlap.mean())
-
-
 def sheet(a: Arguments, do: Sheet) -> None:
     pictures, numbers = [], []
     for name, shape, colors in list(surfaces(a.runs, (do.method,), 1))[: do.count]:
@@ -273,7 +257,7 @@ def sheet(a: Arguments, do: Sheet) -> None:
             made = finished(shape, colors)
             write_glb(path, made.mesh)
             second = read_glb(path)
-        psnr, overlap = against(first, second)
+        psnr, overlap = (float(x.mean()) for x in psnr_in_masks(read_back(first), read_back(second)))
         numbers.append({"name": name, "psnr": round(psnr, 2), "iou": round(overlap, 4), "colors": len(made.colors)})
         print(numbers[-1], flush=True)
         cameras = orbit(5, 0.35)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.export.glb import read_glb
+from app.evaluate.statistics import psnr_in_masks
+from app.export.glb import TexturedMesh, read_glb
+from app.export.preview import render_asset
 from app.meshes.unfinished import as_it_is
 from app.recipe_yaml import load_recipe
-from benchmarks.single_view import asset_frames
 from renderers.cameras import Cameras, make_cameras
 from renderers.mesh import render_mesh
 from renderers.raster import RasterizeCpuContext
@@ -30,21 +31,12 @@ def sixteen() -> Cameras:
     return make_cameras(k * (math.pi / 4), torch.where(k < 8, 0.0, math.radians(30)))
 
 
-def written(path: Path) -> torch.Tensor:
-    """Frames of the file: its colours as viewers filter its texture, its silhouettes as the shape's are drawn."""
-    frames, mesh = asset_frames(path, sixteen(), SIZE), read_glb(path)
-    grey = torch.full_like(mesh.vertices, 0.5)
-    drawn = render_mesh(RasterizeCpuContext(), mesh.vertices, mesh.faces, sixteen(), SIZE, grey, supersample=2)
-    return torch.cat([frames[:, :3], drawn.alpha, frames[:, 4:]], 1)
-
-
-def compared(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
-    """(PSNR, IoU), means over views of frames (B, 7, S, S)."""
-    one, other = a[:, 3] > 0.5, b[:, 3] > 0.5
-    union = (one | other).float()
-    error = ((a[:, :3] - b[:, :3]).square().mean(1) * union).flatten(1).sum(1) / union.flatten(1).sum(1).clamp(min=1)
-    iou = (one & other).flatten(1).sum(1) / union.flatten(1).sum(1).clamp(min=1)
-    return float((-10 * error.clamp(min=1e-10).log10()).mean()), float(iou.mean())
+def read_back(mesh: TexturedMesh) -> torch.Tensor:
+    """(16, 4, SIZE, SIZE): unlit colours on mid-grey, filtered as viewers do; silhouettes as a shape's are drawn."""
+    context, cameras, grey = RasterizeCpuContext(), sixteen(), torch.full_like(mesh.vertices, 0.5)
+    colors = render_asset(context, mesh, cameras, SIZE, "base_color", background=0.5)
+    drawn = render_mesh(context, mesh.vertices, mesh.faces, cameras, SIZE, grey, supersample=2)
+    return torch.cat([colors, drawn.alpha], 1)
 
 
 def main() -> None:
@@ -52,7 +44,7 @@ def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         with as_it_is(folder, load_recipe(folder / "config.yaml")) as (_, shape):
             mine = shape.frames(sixteen(), SIZE)
-        rows.append(compared(mine, written(folder / "mesh.glb")))
+        rows.append([float(x.mean()) for x in psnr_in_masks(mine, read_back(read_glb(folder / "mesh.glb")))])
         print(f"{folder.name}: PSNR {rows[-1][0]:.1f}, IoU {rows[-1][1]:.4f}", flush=True)
     found = np.array(rows)
     for name, column in (("PSNR", found[:, 0]), ("IoU", found[:, 1])):

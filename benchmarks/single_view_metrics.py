@@ -18,6 +18,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from app.evaluate.network import Evaluator, light_frames
+from app.evaluate.statistics import psnr_in_masks
 from benchmarks.single_view_scenes import Solid, flat
 from renderers.cameras import Cameras, make_cameras
 from renderers.mesh import render_mesh
@@ -68,19 +69,15 @@ def solid_frames(solid: Solid, cameras: Cameras, size: int = SIZE) -> Tensor:
 
 def picture_metrics(mine: Tensor, truth: Tensor, evaluator: Evaluator) -> dict[str, float]:
     """Of frames (8, 7, 128, 128); only colour and alpha count."""
-    a, b = mine[:, 3:4], truth[:, 3:4]
-    union = ((a > 0.5) | (b > 0.5)).float()
-    both = ((a > 0.5) & (b > 0.5)).flatten(1).sum(1)
-    iou = both / union.flatten(1).sum(1).clamp(min=1)
-    pixels = union.flatten(1).sum(1).clamp(min=1)
-    error = ((mine[:, :3] - truth[:, :3]).square().mean(1, keepdim=True) * union).flatten(1).sum(1) / pixels
+    psnr, iou = psnr_in_masks(mine, truth)
+    union = ((mine[:, 3:4] > 0.5) | (truth[:, 3:4] > 0.5)).float()
     options = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "full": True}
     ssim = []
     for x, y, m in zip(mine[:, :3].numpy(), truth[:, :3].numpy(), union[:, 0].numpy(), strict=True):
         _, field = structural_similarity(x, y, use_sample_covariance=False, **options)  # pyright: ignore
         ssim.append(float((field.mean(0) * m).sum() / max(m.sum(), 1)))
     return {
-        "PSNR": float((-10 * error.clamp(min=1e-10).log10()).mean()),
+        "PSNR": float(psnr.mean()),
         "SSIM": sum(ssim) / len(ssim),
         "perceptual": float(perceptual(mine, truth, evaluator).mean()),
         "IoU": float(iou.mean()),

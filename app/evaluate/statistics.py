@@ -74,6 +74,15 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     return -10 * (x - y).square().mean((1, 2, 3)).log10()
 
 
+def psnr_in_masks(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) PSNR, decibel, of the colours of frames (B, >= 4, H, W) in [0, 1] inside the union of both silhouettes,
+    at most 100; and (B,) intersection over union of the silhouettes."""
+    a, b = x[:, 3] > 0.5, y[:, 3] > 0.5
+    pixels = (a | b).flatten(1).sum(1).clamp(min=1)
+    error = ((x[:, :3] - y[:, :3]).square().mean(1) * (a | b)).flatten(1).sum(1) / pixels
+    return -10 * error.clamp(min=1e-10).log10(), (a & b).flatten(1).sum(1) / pixels
+
+
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """(B,) structural similarity of pictures (B, C, H, W) in [0, 1]: Gaussian window of sigma 1.5 (Wang et al.
     2004)."""

@@ -59,7 +59,7 @@ def source(path: Path) -> Source:
     finished = (path / "mesh.glb").is_file()
     if not (path / "config.yaml").is_file():
         if finished:
-            return Source(path, Recipe("a mesh"), True)
+            return Source(path, Recipe(), True)
         raise UsageError(f"{path} is no run folder (no config.yaml); give a run folder or a mesh file.")
     recipe = load_recipe(path / "config.yaml")
     check(recipe)
@@ -115,6 +115,7 @@ def export_one(a: Export, s: Source, formats: Sequence[str], outcome: Outcome, t
     """Write one input in every format, and its report; what cannot be written is the outcome's error."""
     from app.export.formats import files_of, write
     from app.export.report import as_json, report
+    from app.stages.asset import origin
 
     inside = s.recipe is not None and a.out is None
     folder = a.out or (s.path if inside else s.path.parent)
@@ -130,9 +131,7 @@ def export_one(a: Export, s: Source, formats: Sequence[str], outcome: Outcome, t
             more = "" if mine else ", or --overwrite"
             raise UsageError(f"{target} exists; give another --out{more}.")
     mesh = mesh_of(s)
-    extras = None
-    if s.recipe is not None and s.recipe.prompt:
-        extras = {"prompt": s.recipe.prompt, "seed": s.recipe.seed, "method": s.recipe.method}
+    extras = origin(s.recipe) if s.recipe is not None and s.recipe.prompt else None
     for kind, target in targets.items():
         try:
             if not (inside and s.finished and kind == "glb"):  # it is there, as the run wrote it
